@@ -1,0 +1,1 @@
+"""Experiment pages: each module has `get_config(variant)`."""

@@ -1,0 +1,134 @@
+"""Small layers: linear, norm, patch embedding, MLP, dropouts."""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jaxtyping import DTypeLike, Float
+
+from vidjax.nn.init import LinearInit, torch_init
+
+
+def linear(
+  dim: int,
+  out: int,
+  *,
+  init: LinearInit,
+  bias: bool = True,
+  dtype: DTypeLike,
+  rngs: nnx.Rngs,
+) -> nnx.Linear:
+  """A linear layer on the last axis with one of the initial value rules."""
+  kernel_init, bias_init = init(dim)
+  return nnx.Linear(
+    dim,
+    out,
+    use_bias=bias,
+    kernel_init=kernel_init,
+    bias_init=bias_init,
+    dtype=dtype,
+    rngs=rngs,
+  )
+
+
+def layer_norm(
+  dim: int, *, eps: float, dtype: DTypeLike, rngs: nnx.Rngs
+) -> nnx.LayerNorm:
+  """Layer norm over the last axis with PyTorch's arithmetic.
+
+  Statistics are float32 and two-pass: the one-pass variance loses digits.
+  """
+  return nnx.LayerNorm(
+    dim, epsilon=eps, dtype=dtype, use_fast_variance=False, rngs=rngs
+  )
+
+
+def gelu(x: Float[jax.Array, "*s"]) -> Float[jax.Array, "*s"]:
+  """The exact GELU, x Phi(x); `jax.nn.gelu` approximates by default."""
+  return jax.nn.gelu(x, approximate=False)
+
+
+class PatchEmbed(nnx.Module):
+  """Cuts each frame into patches and projects them (ViT, Eq. 1).
+
+  A convolution whose stride is its kernel, written as one matrix product.
+  """
+
+  def __init__(
+    self, patch_size: int, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+  ):
+    self.patch_size = patch_size
+    self.proj = linear(
+      3 * patch_size**2, dim, init=torch_init, dtype=dtype, rngs=rngs
+    )
+
+  def __call__(
+    self, video: Float[jax.Array, "b t h w 3"]
+  ) -> Float[jax.Array, "b t y x c"]:
+    """Returns the patch grid; rows and columns that fill no patch are cut."""
+    p = self.patch_size
+    rows, columns = video.shape[2] // p, video.shape[3] // p
+    patches = rearrange(
+      video[:, :, : rows * p, : columns * p],
+      "b t (y p) (x q) c -> b t y x (p q c)",
+      p=p,
+      q=p,
+    )
+    return self.proj(patches)
+
+
+class Mlp(nnx.Module):
+  """Two linear layers around a GELU."""
+
+  def __init__(
+    self,
+    dim: int,
+    hidden: int,
+    *,
+    init: LinearInit,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+  ):
+    self.fc1 = linear(dim, hidden, init=init, dtype=dtype, rngs=rngs)
+    self.fc2 = linear(hidden, dim, init=init, dtype=dtype, rngs=rngs)
+
+  def __call__(
+    self, x: Float[jax.Array, "*batch c"]
+  ) -> Float[jax.Array, "*batch c"]:
+    """Applies the layers to the last axis."""
+    return self.fc2(gelu(self.fc1(x)))
+
+
+def dropout(
+  x: Float[jax.Array, "*s"],
+  rate: float,
+  *,
+  train: bool,
+  rngs: nnx.Rngs | None,
+  shared_axes: int = 0,
+) -> Float[jax.Array, "*s"]:
+  """Zeroes entries with probability `rate` and scales the others up.
+
+  Args:
+    x: any float array.
+    rate: probability of a zero; nothing is drawn when it is 0.
+    train: False returns x.
+    rngs: source of the "dropout" keys.
+    shared_axes: trailing axes that share one draw. With 2 on tokens
+      `(b, t, n, c)` this is drop path: whole frames of a residual branch,
+      because the official code folds frames into the batch.
+
+  Raises:
+    ValueError: if keys are needed and `rngs` is None.
+  """
+  if not train or rate == 0:
+    return x
+  if rngs is None:
+    raise ValueError(
+      f"dropout of {rate} in training needs random keys; call the model with "
+      "rngs=nnx.Rngs(dropout=key)"
+    )
+  kept_axes = x.ndim - shared_axes
+  shape = x.shape[:kept_axes] + (1,) * shared_axes
+  mask = jax.random.bernoulli(rngs.dropout(), 1 - rate, shape)
+  return jnp.where(mask, x / (1 - rate), 0).astype(x.dtype)

@@ -1,0 +1,82 @@
+"""The plug: how a temporal operation enters a backbone's blocks.
+
+A block is `x += attention(norm(x)); x += mlp(norm(x))`. A plug may act at five
+places, and every system is a plug that overrides one or two of them:
+
+    before   the residual stream, ahead of the attention unit   (TokShift,
+             divided attention)
+    tokens   the normalised tokens, ahead of q, k, v            (patch shift,
+             channel shift, mixing of x)
+    qkv      the projected q, k, v                              (mixing of k
+             and v, leap pairs, joint attention)
+    output   what attention returns, ahead of its projection    (undoing a
+             shift or a pairing, periodic shift)
+    after    the residual stream, ahead of the MLP unit         (TokShift, SIFA)
+
+Tokens are `(b, t, n, c)` everywhere, channels head-major; a backbone with
+windows folds the windows into b, so a plug never sees them.
+"""
+
+from typing import NamedTuple
+
+import jax
+from flax import nnx
+from jaxtyping import Float
+
+Tokens = Float[jax.Array, "b t n c"]
+
+
+class Grid(NamedTuple):
+  """How the n tokens of a frame lie: class tokens first, then row by row."""
+
+  class_tokens: int
+  height: int
+  width: int
+
+
+class BlockShape(NamedTuple):
+  """What a plug may need to know about the block it sits in."""
+
+  dim: int
+  heads: int
+  norm_eps: float
+
+
+class Temporal(nnx.Module):
+  """The plug that does nothing: attention stays inside each frame."""
+
+  def before(
+    self, x: Tokens, grid: Grid, *, train: bool, rngs: nnx.Rngs | None
+  ) -> Tokens:
+    """Changes the residual stream ahead of the attention unit."""
+    del grid, train, rngs
+    return x
+
+  def tokens(self, x: Tokens, grid: Grid) -> Tokens:
+    """Changes the normalised tokens ahead of the q, k, v projection."""
+    del grid
+    return x
+
+  def qkv(
+    self, q: Tokens, k: Tokens, v: Tokens, grid: Grid
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Changes or regroups queries, keys and values.
+
+    The result may have other t and n, and k and v more tokens than q.
+    """
+    del grid
+    return q, k, v
+
+  def output(
+    self, y: Float[jax.Array, "b2 t2 n2 c"], grid: Grid, frames: int
+  ) -> Tokens:
+    """Brings what attention returned back to `(b, frames, n, c)`."""
+    del grid, frames
+    return y
+
+  def after(
+    self, x: Tokens, grid: Grid, *, train: bool, rngs: nnx.Rngs | None
+  ) -> Tokens:
+    """Changes the residual stream ahead of the MLP unit."""
+    del grid, train, rngs
+    return x
