@@ -1,1 +1,1 @@
-"""models."""
+"""Backbones that take a temporal plug, and the registry of named models."""

@@ -1,1 +1,1 @@
-"""tools."""
+"""Small commands: `python -m vidjax.tools.<name>`."""

@@ -1,1 +1,1 @@
-"""weights."""
+"""Weights from outside: key tables of the official state dicts."""
