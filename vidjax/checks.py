@@ -1,8 +1,11 @@
 """Checks of arguments that fail with one sentence."""
 
 from collections.abc import Collection
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
+# An `ml_collections.ConfigDict`: its attributes are dynamic, so a type checker
+# can know nothing of them. configs/common.py lists them all.
+Config: TypeAlias = Any
 T = TypeVar("T")
 
 

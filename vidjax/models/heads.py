@@ -36,9 +36,7 @@ class AverageHead(nnx.Module):
     rngs: nnx.Rngs,
   ):
     self.dropout_rate = dropout_rate
-    self.fc = linear(
-      dim, num_classes, init=_small_init, dtype=dtype, rngs=rngs
-    )
+    self.fc = linear(dim, num_classes, init=_small_init, dtype=dtype, rngs=rngs)
 
   def __call__(
     self, features: Frames, *, train: bool, rngs: nnx.Rngs | None
@@ -100,9 +98,9 @@ class TemporalAttentionHead(nnx.Module):
     features = dropout(features, self.dropout_rate, **random)
     b, t, c = features.shape
     token = self.class_token[...].astype(features.dtype)
-    x = jnp.concatenate(
-      [jnp.broadcast_to(token, (b, 1, c)), features], axis=1
-    )[:, None]  # the frames are the tokens of a single "frame"
+    x = jnp.concatenate([jnp.broadcast_to(token, (b, 1, c)), features], axis=1)[
+      :, None
+    ]  # the frames are the tokens of a single "frame"
     for block in self.blocks:
       x = block(x, Grid(1, t, 1), **random)
     hidden = gelu(self.fc1(self.norm(x[:, 0, 0])))

@@ -194,9 +194,7 @@ def create_model(
     )
   for key, value in overrides.items():
     options[key] = _override(options[key], value)
-  return ViT(
-    **options, dtype=dtype, remat=remat, rngs=rngs or nnx.Rngs(0)
-  )
+  return ViT(**options, dtype=dtype, remat=remat, rngs=rngs or nnx.Rngs(0))
 
 
 def _override(old: Any, new: Any) -> Any:

@@ -111,7 +111,9 @@ class ViT(nnx.Module):
         attention_dropout=attention_dropout,
         **random,
       )
-      for plug, rate in zip(plugs, np.linspace(0, drop_path, depth), strict=True)
+      for plug, rate in zip(
+        plugs, np.linspace(0, drop_path, depth), strict=True
+      )
     )
     self.norm = layer_norm(dim, eps=shape.norm_eps, **random)
     self.head = make_head(
@@ -149,9 +151,7 @@ class ViT(nnx.Module):
       x = self._run(block, x, grid, train, rngs)
     return self.norm(x[:, :, 0])
 
-  def embed(
-    self, video: Float[jax.Array, "b t h w 3"]
-  ) -> tuple[Tokens, Grid]:
+  def embed(self, video: Float[jax.Array, "b t h w 3"]) -> tuple[Tokens, Grid]:
     """Returns the tokens that enter the first block, and how they lie."""
     patches = self.patch_embed(video)
     b, t, height, width, c = patches.shape

@@ -102,7 +102,8 @@ class Attention(nnx.Module):
     """Attends among the tokens of a frame, as the plug regroups them."""
     frames = x.shape[1]
     x = temporal.tokens(x, grid)
-    q, k, v = temporal.qkv(*jnp.split(self.qkv(x), 3, axis=-1), grid)
+    q, k, v = jnp.split(self.qkv(x), 3, axis=-1)
+    q, k, v = temporal.qkv(q, k, v, grid)
     y = attend(
       q,
       k,
@@ -157,9 +158,7 @@ class Block(nnx.Module):
       rngs=rngs,
     )
     self.norm2 = layer_norm(dim, eps=shape.norm_eps, dtype=dtype, rngs=rngs)
-    self.mlp = Mlp(
-      dim, int(dim * mlp_ratio), init=init, dtype=dtype, rngs=rngs
-    )
+    self.mlp = Mlp(dim, int(dim * mlp_ratio), init=init, dtype=dtype, rngs=rngs)
 
   def __call__(
     self, x: Tokens, grid: Grid, *, train: bool, rngs: nnx.Rngs | None

@@ -1,1 +1,1 @@
-"""The science: pure functions on `(b, t, ...)` arrays, one paper idea a file."""
+"""The science: pure functions on `(b, t, ...)` arrays, an idea a file."""

@@ -9,78 +9,16 @@ convolutions of one view, without element-wise work.
 
 import argparse
 import json
-import math
 import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.extend import core
-from jaxtyping import Float
 
+from vidjax.models.cost import count_parameters, multiply_adds
 from vidjax.models.registry import create_model, list_models, model_spec
-from vidjax.models.vit import ViT
-from vidjax.nn.functional import merge, split
 from vidjax.tools.published import PUBLISHED
-
-
-def count_parameters(model: nnx.Module) -> int:
-  """Returns the number of trainable parameters."""
-  _, params, _ = split(model)
-  return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def multiply_adds(
-  model: ViT, video: Float[jax.Array, "b t h w 3"] | jax.ShapeDtypeStruct
-) -> int:
-  """Returns the multiply-adds of one forward pass.
-
-  Args:
-    model: may be abstract (`nnx.eval_shape`): nothing is computed.
-    video: the input, or its shape.
-  """
-  definition, params, stats = split(model)
-  jaxpr = jax.make_jaxpr(
-    lambda params, stats, video: merge(definition, params, stats)(video)
-  )(params, stats, video)
-  return _count(jaxpr.jaxpr)
-
-
-def _count(jaxpr: core.Jaxpr) -> int:
-  return sum(_count_equation(equation) for equation in jaxpr.eqns)
-
-
-def _count_equation(equation: core.JaxprEqn) -> int:
-  counter = _COUNTERS.get(equation.primitive.name)
-  if counter is not None:
-    return counter(equation)
-  repeats = equation.params.get("length", 1)  # of a scan
-  return repeats * sum(
-    _count(inner) for inner in core.jaxprs_in_params(equation.params)
-  )
-
-
-def _count_product(equation: core.JaxprEqn) -> int:
-  (contracted, _), _ = equation.params["dimension_numbers"]
-  left = equation.invars[0].aval.shape
-  depth = math.prod(left[axis] for axis in contracted)
-  return depth * math.prod(equation.outvars[0].aval.shape)
-
-
-def _count_convolution(equation: core.JaxprEqn) -> int:
-  numbers = equation.params["dimension_numbers"]
-  kernel = equation.invars[1].aval.shape
-  outputs = kernel[numbers.rhs_spec[0]]  # taps = all of the kernel but outputs
-  return (
-    math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
-  )
-
-
-_COUNTERS = {
-  "dot_general": _count_product,
-  "conv_general_dilated": _count_convolution,
-}
 
 
 def profile(name: str) -> dict[str, Any]:

@@ -1,0 +1,53 @@
+# Everything runs in .venv, which the first command makes from the registry.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+PIP := $(RUN)/python -m pip install --disable-pip-version-check --quiet
+DEMO := runs/demo
+SOURCES := vidjax configs tests benchmarks
+
+.PHONY: demo test lint format constraints clean
+
+demo: $(VENV)/.installed
+	@echo "== training the demo (configs/xvit_motion.py) in $(DEMO)"
+	$(RUN)/python -m vidjax.main --config=configs/xvit_motion.py \
+	  --workdir=$(DEMO)
+	@echo "== open $(DEMO)/report.html"
+
+test: lint
+	@echo "== tests"
+	$(RUN)/python -m pytest -n 2 --dist=worksteal --durations=10 -q
+
+lint: $(VENV)/.installed-dev
+	@echo "== lint and types"
+	$(RUN)/ruff check $(SOURCES)
+	$(RUN)/ruff format --check $(SOURCES)
+	$(RUN)/basedpyright
+
+format: $(VENV)/.installed-dev
+	$(RUN)/ruff check --fix $(SOURCES)
+	$(RUN)/ruff format $(SOURCES)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "== setting up $(VENV) (a minute or two)"
+	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "== adding the developers' tools to $(VENV)"
+	$(PIP) -c constraints.txt -e ".[dev]"
+	@touch $@
+
+# Newest versions that fit pyproject.toml, resolved in an environment of its
+# own; run the tests before committing the result.
+constraints:
+	rm -rf $(VENV)-new && $(PYTHON) -m venv $(VENV)-new
+	$(VENV)-new/bin/python -m pip install --quiet ".[dev]"
+	{ head -n 1 constraints.txt; $(VENV)-new/bin/python -m pip freeze \
+	  --exclude vidjax; } > constraints.new
+	mv constraints.new constraints.txt && rm -rf $(VENV)-new
+
+clean:
+	rm -rf $(VENV) $(VENV)-new runs build dist *.egg-info \
+	  .pytest_cache .ruff_cache .hypothesis

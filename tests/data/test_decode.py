@@ -1,0 +1,358 @@
+import itertools
+import os
+import pathlib
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vidjax.data import decode as decode_lib
+from vidjax.data.decode import Row, Video, VideoError, decode, plan, probe
+
+# name: codec, frames, width, height, and fps
+GOOD = {
+  "arm_wrestling.mp4": ("h264", 280, 340, 256, 28.0),
+  "av1_video.mkv": ("av1", 125, 640, 360, 25.0),
+  "bt709_full_range.mp4": ("h264", 30, 1280, 720, 30.0),
+  "class_test.avi": ("mpeg4", 164, 320, 240, 25.0),
+  "class_test.mp4": ("h264", 300, 340, 256, 30.0),
+  "flipping_a_pancake.mkv": ("h264", 310, 426, 240, 30.0),
+  "h264_10bits.mp4": ("h264", 30, 200, 200, 30.0),
+  "h265_video.mp4": ("hevc", 10, 128, 128, 10.0),
+  "nasa_13013.mp4": ("h264", 325, 320, 180, 25.0),
+  "odd_size.mp4": ("h264", 40, 101, 75, 30.023),
+  "one_frame.mp4": ("h264", 1, 96, 64, 30.019),
+  "raw_part_0.mp4": ("h264", 32, 340, 256, 30.0),
+  "variable_rate.mp4": ("h264", 60, 128, 96, 11.043),
+  "vp9.webm": ("vp9", 50, 160, 120, 30.0),
+}
+BAD = {
+  "audio_only.mp3": "no_video",
+  "audio_only.mp4": "no_video",
+  "empty.mp4": "empty",
+  "text.mp4": "not_a_video",
+  "truncated.mp4": "truncated",
+  "corrupted.mp4": "corrupt",
+}
+X264 = "keyint=12:bframes=4:scenecut=0"
+# file name: encoder and its options
+MADE = {
+  "long_group.mp4": ("libx264", {"bf": "8", "g": "250"}),
+  "short_groups.mp4": ("libx264", {"x264-params": X264}),
+  "open_groups.mp4": ("libx264", {"x264-params": X264 + ":open-gop=1"}),
+  "open_groups.mkv": ("libx264", {"x264-params": X264 + ":open-gop=1"}),
+  "intra_refresh.mp4": (
+    "libx264",
+    {"x264-params": "intra-refresh=1:keyint=15"},
+  ),
+  "interlaced.mkv": ("libx264", {"x264-params": X264 + ":tff=1"}),
+  "slices.mp4": ("libx264", {"x264-params": X264 + ":slices=4"}),
+  "stream.ts": ("libx264", {"x264-params": X264}),
+  "raw.h264": ("libx264", {"x264-params": X264}),
+  "h264.avi": ("libx264", {"x264-params": X264}),
+  "open_groups_hevc.mkv": (
+    "libx265",
+    {
+      "x265-params": "keyint=12:min-keyint=12:bframes=4:open-gop=1:scenecut=0"
+      ":log-level=none"
+    },
+  ),
+  "hidden.webm": ("libvpx", {"auto-alt-ref": "1", "lag-in-frames": "16"}),
+  "mpeg4.avi": ("mpeg4", {"bf": "2", "g": "12"}),
+  "mpeg4.mp4": ("mpeg4", {"bf": "0", "g": "12"}),
+  "mpeg2.mkv": ("mpeg2video", {"bf": "2", "g": "12"}),
+}
+
+
+def make(
+  path, codec="libx264", options=None, *, n=60, size=(96, 64), turn=0
+) -> pathlib.Path:
+  """Writes a video whose every frame is different."""
+  width, height = size
+  rng = np.random.default_rng(0)
+  coarse = rng.integers(0, 256, (8, 12, 3), dtype=np.uint8)
+  scene = np.kron(coarse, np.ones((16, 16, 1), np.uint8))
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream(codec, rate=25, options=options or {})
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    if turn:
+      stream.set_display_rotation(turn)
+    for i in range(n):
+      top, left = i % (128 - height), 2 * i % (192 - width)
+      image = scene[top : top + height, left : left + width].copy()
+      image[3 * i % height :, : 5 * i % width] ^= 255
+      frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+  return pathlib.Path(path)
+
+
+def full_decode(path):
+  """The oracle: every frame from the first packet on."""
+  with av.open(str(path)) as container:
+    stream = container.streams.video[0]
+    stream.thread_type = "NONE"  # threads patch damage up in another way
+    frames = list(container.decode(stream))
+    images = [frame.to_ndarray(format="rgb24") for frame in frames]
+    return [
+      np.rot90(image, frame.rotation // 90)
+      for image, frame in zip(images, frames, strict=True)
+    ]
+
+
+def check_exact(path, rounds=6):
+  want = full_decode(path)
+  n = len(want)
+  rng = np.random.default_rng(0)
+  dense = np.arange(n // 3, min(n // 3 + 16, n))
+  choices = [
+    [0],
+    [n - 1],
+    dense,
+    dense[::-1],
+    np.linspace(0, n - 1, 9).astype(int),
+  ]
+  choices += [rng.integers(0, n, 5) for _ in range(rounds)]
+  with Video(path) as video:
+    assert video.frames == n
+    for indices in choices:
+      got = video.read(indices)
+      assert len(got) == len(indices)
+      for frame, index in zip(got, indices, strict=True):
+        np.testing.assert_array_equal(frame, want[index])
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_real_file(shared, name):
+  path = shared / "videos" / name
+  codec, frames, width, height, fps = GOOD[name]
+  info = probe(path)
+  assert (info.codec, info.frames) == (codec, frames)
+  assert (info.width, info.height) == (width, height)
+  assert info.fps == pytest.approx(fps, abs=1e-3)
+  check_exact(path, rounds=3)
+
+
+def test_damage_that_decoders_patch_up(shared):
+  path = shared / "videos" / "bit_flips.mp4"
+  assert probe(path).frames == 280
+  np.testing.assert_array_equal(decode(path, range(280)), full_decode(path))
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_made_file(tmp_path, name):
+  check_exact(make(tmp_path / name, *MADE[name]))
+
+
+def test_every_frame_at_once(tmp_path):
+  path = make(tmp_path / "v.mp4", *MADE["short_groups.mp4"])
+  np.testing.assert_array_equal(decode(path, range(60)), full_decode(path))
+
+
+def test_edit_list(tmp_path):
+  source = make(tmp_path / "v.mp4", options={"g": "30", "bf": "3"})
+  path = tmp_path / "cut.mp4"
+  options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
+  with av.open(str(source)) as a, av.open(str(path), "w", options=options) as b:
+    stream = a.streams.video[0]
+    copy = b.add_stream_from_template(stream)
+    for packet in a.demux(stream):
+      if packet.size:
+        packet.pts -= int(17 / 25 / stream.time_base)
+        packet.dts -= int(17 / 25 / stream.time_base)
+        packet.stream = copy
+        b.mux(packet)
+  with av.open(str(path)) as container:
+    assert container.streams.video[0].frames == 60  # what must not be trusted
+  assert probe(path).frames == 43
+  np.testing.assert_array_equal(decode(path, [0, 42]), decode(source, [17, 59]))
+  check_exact(path)
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270])
+def test_rotation(tmp_path, turn):
+  plain = decode(make(tmp_path / "plain.mp4", n=4), range(4))
+  path = make(tmp_path / "turned.mp4", n=4, turn=turn)
+  got = decode(path, range(4))
+  for frame, upright in zip(got, plain, strict=True):
+    np.testing.assert_array_equal(frame, np.rot90(upright, turn // 90))
+  info = probe(path)
+  assert got.shape[1:3] == (info.height, info.width)
+
+
+@pytest.mark.parametrize("name", ["open_groups.mkv", "mpeg4.avi"])
+def test_packets_of_a_large_file_are_not_held(tmp_path, monkeypatch, name):
+  monkeypatch.setattr(decode_lib, "_KEEP_BYTES", 2000)
+  path = make(tmp_path / name, *MADE[name])
+  check_exact(path)
+  with Video(path) as video:
+    assert video._packets is None
+
+
+def test_transform_is_applied_to_each_distinct_frame(tmp_path):
+  path = make(tmp_path / "v.mp4")
+  calls = []
+
+  def transform(frame):
+    calls.append(frame.shape)
+    return frame[4:20, 8:40]
+
+  got = decode(path, [7, 3, 7, 30, 3], transform=transform)
+  want = decode(path, [7, 3, 7, 30, 3])[:, 4:20, 8:40]
+  np.testing.assert_array_equal(got, want)
+  assert calls == [(64, 96, 3)] * 3
+
+
+def test_second_read_of_an_open_video(tmp_path):
+  path = make(tmp_path / "v.mp4", *MADE["short_groups.mp4"])
+  want = full_decode(path)
+  with Video(path) as video:
+    for indices in ([50], [2, 40], [0]):
+      for frame, index in zip(video.read(indices), indices, strict=True):
+        np.testing.assert_array_equal(frame, want[index])
+      assert video.info.frames == 60
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("call", [probe, lambda path: decode(path, [0])])
+def test_bad_file(shared, name, call):
+  path = shared / "videos" / name
+  with pytest.raises(VideoError) as caught:
+    call(path)
+  assert caught.value.reason == BAD[name]
+  assert caught.value.path == path
+  message = str(caught.value)
+  assert message.startswith(f"{path} ")
+  assert message.endswith(".")
+  assert ": " in message  # what is wrong: what to do
+  assert "\n" not in message
+
+
+def test_missing_file_and_folder(tmp_path):
+  with pytest.raises(VideoError, match=r"gone\.mp4 does not exist") as caught:
+    probe(tmp_path / "gone.mp4")
+  assert caught.value.reason == "missing"
+  with pytest.raises(VideoError) as caught:
+    probe(tmp_path)
+  assert caught.value.reason == "unreadable"
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.webm", "v.avi"])
+def test_cut_short(tmp_path, name):
+  codec = {"v.webm": "libvpx", "v.avi": "mpeg4"}.get(name, "libx264")
+  path = make(tmp_path / name, codec)
+  if name == "v.mp4":  # the index first: the header alone looks complete
+    fast = tmp_path / "fast.mp4"
+    options = {"movflags": "faststart"}
+    with av.open(str(path)) as a, av.open(str(fast), "w", options=options) as b:
+      copy = b.add_stream_from_template(a.streams.video[0])
+      for packet in itertools.takewhile(lambda p: p.size, a.demux(video=0)):
+        packet.stream = copy
+        b.mux(packet)
+    path = fast
+  assert probe(path).frames == 60
+  data = path.read_bytes()
+  path.write_bytes(data[: len(data) * 6 // 10])
+  with pytest.raises(VideoError) as caught:
+    probe(path)
+  assert caught.value.reason == "truncated"
+
+
+def test_damage_between_good_packets(tmp_path):
+  path = make(tmp_path / "v.mp4", options={"bf": "0"})
+  with av.open(str(path)) as container:
+    packet = next(itertools.islice(container.demux(video=0), 30, None))
+    at = packet.pos
+  data = bytearray(path.read_bytes())
+  data[at : at + 4] = b"\xff\xff\xff\xff"  # the length of its first NAL unit
+  path.write_bytes(data)
+  with pytest.raises(VideoError) as caught:
+    decode(path, [0])
+  assert caught.value.reason == "corrupt"
+
+
+@pytest.mark.parametrize("index", [-1, 60])
+def test_index_out_of_range(tmp_path, index):
+  path = make(tmp_path / "v.mp4")
+  with pytest.raises(IndexError, match=f"frame {index} .* has 60 frames"):
+    decode(path, [3, index])
+
+
+def test_no_indices(tmp_path):
+  path = make(tmp_path / "v.mp4", n=2)
+  with pytest.raises(ValueError, match=r"no frames .* were asked for"):
+    decode(path, [])
+
+
+@pytest.mark.skipif(
+  not pathlib.Path("/proc/self/fd").exists(), reason="needs /proc"
+)
+def test_files_are_closed(tmp_path, shared):
+  path = make(tmp_path / "v.mp4")
+  before = len(os.listdir("/proc/self/fd"))
+  for _ in range(5):
+    decode(path, [3])
+    with pytest.raises(VideoError):
+      probe(shared / "videos" / "corrupted.mp4")
+    with pytest.raises(IndexError):
+      decode(path, [99])
+  assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_plan_by_hand():
+  # Decoding order I0 P3 b1 b2 | I6 b4 b5 P9 b7 b8 (open groups: b4, b5 are
+  # shown before the keyframe I6); pictures called b are not referred to.
+  times = [0, 3, 1, 2, 6, 4, 5, 9, 7, 8]
+  rows = [
+    Row(t, key=i in (0, 4), shown=True, reference=i in (0, 1, 4, 7))
+    for i, t in enumerate(times)
+  ]
+  assert plan(rows, {2}) == [[0, 1, 2]]
+  assert plan(rows, {8}) == [[4, 7, 8]]
+  assert plan(rows, {3, 8}) == [[0, 1, 3], [4, 7, 8]]
+  assert plan(rows, {5}) == [[0, 1, 4, 5]]
+  assert plan(rows, {4, 6, 9}) == [[0, 1, 4, 6, 7, 9]]
+
+
+@given(
+  st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40),
+  st.data(),
+)
+def test_plan_decodes_what_is_needed_and_no_more(flags, data):
+  rows = [
+    Row(i, key=k, shown=True, reference=r or k)
+    for i, (k, r) in enumerate(flags)
+  ]
+  wanted = data.draw(st.sets(st.integers(0, len(rows) - 1), min_size=1))
+  needed = set(wanted)
+  for row in wanted:
+    i = row
+    while True:  # back to the keyframe
+      if rows[i].reference:
+        needed.add(i)
+      if rows[i].key or not i:
+        break
+      i -= 1
+  groups = plan(rows, wanted)
+  assert sorted(i for group in groups for i in group) == sorted(needed)
+  assert groups == sorted(groups)
+
+
+def test_sparse_read_decodes_few_frames(tmp_path):
+  path = make(
+    tmp_path / "v.mp4",
+    options={"x264-params": "keyint=10:bframes=0:scenecut=0"},
+  )
+  with Video(path) as video:
+    sent = []
+    fetch = video._fetch
+
+    def spy(rows):
+      sent.extend(rows)
+      return fetch(rows)
+
+    video._fetch = spy
+    video.read([1, 31])
+  assert sent == [0, 1, 30, 31]

@@ -1,0 +1,421 @@
+import collections
+import json
+import pathlib
+import shutil
+import types
+
+import av
+import numpy as np
+import pytest
+
+from vidjax.data import pipeline
+from vidjax.data.decode import Video, VideoError, decode
+from vidjax.data.geometry import eval_crops
+from vidjax.data.manifest import Clip, Manifest, load_manifest
+from vidjax.data.pipeline import (
+  BadVideos,
+  TooManyBadVideosError,
+  eval_batches,
+  steps_per_epoch,
+  train_batches,
+)
+from vidjax.data.sampling import segments_eval
+
+CLASSES = 20
+FRAMES = 6
+WIDTH, HEIGHT = 48, 32
+
+
+def config(**changes):
+  base = {
+    "batch_size": 4,
+    "frames": 3,
+    "image_size": 28,
+    "sampling": "segments",
+    "stride": 2,
+    "crop": "shift",
+    "jitter": (28, 34),
+    "flip": 0.0,
+    "auto_augment": "none",
+    "erase": 0.0,
+    "threads": 2,
+    "prefetch": 3,
+    "max_bad_share": 0.01,
+  }
+  return types.SimpleNamespace(**base | changes)
+
+
+def write_data(root, count=10, bad=(), folder="good"):
+  """Videos whose left half is bright; each has its own grey, and its label."""
+  (root / folder).mkdir(parents=True)
+  lines = []
+  for i in range(count):
+    path = root / folder / f"{i}.mp4"
+    if i in bad:
+      path.write_bytes(b"" if i % 2 else b"no video" * 9)
+    else:
+      with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=12)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for t in range(FRAMES):
+          image = np.full((HEIGHT, WIDTH, 3), 10 + 8 * i + t, np.uint8)
+          image[:, : WIDTH // 2] += 60
+          frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+          container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    lines.append({"id": f"v{i}", "path": f"{folder}/{i}.mp4", "label": i})
+  text = "".join(json.dumps(line) + "\n" for line in lines)
+  (root / "train.jsonl").write_text(text)
+  flip = {str(i): i ^ 1 for i in range(4)}
+  labels = {"classes": [str(i) for i in range(CLASSES)], "flip": flip}
+  (root / "labels.json").write_text(json.dumps(labels))
+  return load_manifest(root, "train")
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+  return write_data(tmp_path_factory.mktemp("data"))
+
+
+def take(batches, count):
+  with batches as stream:
+    return [next(stream) for _ in range(count)]
+
+
+def assert_same(a, b):
+  assert len(a) == len(b)
+  for x, y in zip(a, b, strict=True):
+    assert x.keys() == y.keys()
+    for key in x:
+      np.testing.assert_array_equal(x[key], y[key], err_msg=key)
+
+
+RANDOM = {"flip": 0.5, "erase": 0.5, "crop": "jitter"}
+
+
+def test_train_batch(manifest):
+  (batch,) = take(train_batches(manifest, config(), seed=0), 1)
+  shapes = {key: (x.shape, x.dtype.name) for key, x in batch.items()}
+  assert shapes == {
+    "video": ((4, 3, 28, 28, 3), "uint8"),
+    "label": ((4,), "int32"),
+    "erase": ((4, 4), "int32"),
+    "weight": ((4,), "float32"),
+  }
+  assert (batch["weight"] == 1).all()
+  assert (batch["erase"] == 0).all()
+  for video, label in zip(batch["video"], batch["label"], strict=True):
+    # The grey at the right edge names the clip, and tells the frames apart.
+    grey = video[:, :, -1].mean((1, 2))
+    assert np.all(np.abs(grey - 10 - 8 * label - 2.5) < 5)
+    assert np.all(np.diff(grey) > -0.5)
+    assert np.all(video[:, :, 0].mean((1, 2)) > grey + 40)
+
+
+def test_every_epoch_is_another_permutation(manifest):
+  batches = take(train_batches(manifest, config(batch_size=5), seed=1), 6)
+  labels = np.concatenate([b["label"] for b in batches]).reshape(3, 10)
+  for epoch in labels:
+    assert sorted(epoch) == list(range(10))
+  assert len({tuple(epoch) for epoch in labels}) == 3
+  other = take(train_batches(manifest, config(batch_size=5), seed=2), 2)
+  assert not np.array_equal(
+    labels[0], np.concatenate([b["label"] for b in other])
+  )
+
+
+@pytest.mark.parametrize("threads", [0, 1, 4])
+def test_any_number_of_threads_gives_the_same_batches(manifest, threads):
+  want = take(train_batches(manifest, config(**RANDOM), seed=3), 6)
+  c = config(**RANDOM, threads=threads, prefetch=threads)
+  assert_same(take(train_batches(manifest, c, seed=3), 6), want)
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_any_number_of_hosts_gives_the_same_batches(manifest, hosts):
+  c = config(**RANDOM)
+  want = take(train_batches(manifest, c, seed=3), 4)
+  parts = [
+    take(train_batches(manifest, c, seed=3, host=h, hosts=hosts), 4)
+    for h in range(hosts)
+  ]
+  for step, whole in enumerate(want):
+    for host, part in enumerate(parts):
+      for key, value in whole.items():
+        np.testing.assert_array_equal(part[step][key], value[host::hosts])
+
+
+@pytest.mark.parametrize("start", [1, 4, 7])
+def test_resume_is_exact(manifest, start):
+  c = config(**RANDOM)
+  want = take(train_batches(manifest, c, seed=3), 9)  # 36 clips of 10 videos
+  rest = train_batches(manifest, c, seed=3, start_step=start)
+  assert_same(take(rest, 9 - start), want[start:])
+
+
+def test_draws_differ_between_epochs_and_clips(manifest):
+  batches = take(train_batches(manifest, config(**RANDOM), seed=3), 10)
+  boxes = np.concatenate([b["erase"] for b in batches])
+  drawn = boxes[boxes.any(1)]
+  assert 8 < len(drawn) < 32  # 40 clips, half of them erased
+  assert len(np.unique(drawn, axis=0)) == len(drawn)
+
+
+def test_flip_changes_picture_and_label(manifest):
+  straight = take(train_batches(manifest, config(), seed=0), 5)
+  mirrored = take(train_batches(manifest, config(flip=1.0), seed=0), 5)
+  for a, b in zip(straight, mirrored, strict=True):
+    np.testing.assert_array_equal(
+      b["label"], [x ^ 1 if x < 4 else x for x in a["label"]]
+    )
+    left, right = b["video"][..., 0, 0], b["video"][..., -1, 0]
+    assert np.all(right.astype(int) > left.astype(int) + 30)
+
+
+def test_erase(manifest):
+  (batch,) = take(train_batches(manifest, config(erase=1.0), seed=0), 1)
+  for top, left, height, width in batch["erase"]:
+    assert 0 < height <= 28 - top
+    assert 0 < width <= 28 - left
+  assert len(np.unique(batch["erase"], axis=0)) == 4
+
+
+def test_auto_augment_sees_whole_frames_before_the_crop(manifest, monkeypatch):
+  seen = []
+
+  def invert(video, rng):
+    seen.append((video.shape, isinstance(rng, np.random.Generator)))
+    return 255 - video
+
+  monkeypatch.setitem(pipeline._AUGMENTS, "v0", invert)
+  c = config(auto_augment="v0", threads=0)
+  (batch,) = take(train_batches(manifest, c, seed=0), 1)
+  assert seen == [((3, HEIGHT, WIDTH, 3), True)] * 4
+  (plain,) = take(train_batches(manifest, config(), seed=0), 1)
+  np.testing.assert_allclose(
+    batch["video"].astype(int), 255 - plain["video"].astype(int), atol=1
+  )
+
+
+def test_auto_augment_is_deterministic(manifest):
+  c = config(auto_augment="v0")
+  runs = [take(train_batches(manifest, c, seed=5), 2) for _ in range(2)]
+  assert_same(*runs)
+
+
+@pytest.mark.parametrize("crop", ["multiscale", "jitter", "shift"])
+@pytest.mark.parametrize("sampling", ["dense", "segments"])
+def test_every_recipe(manifest, crop, sampling):
+  c = config(crop=crop, sampling=sampling)
+  (batch,) = take(train_batches(manifest, c, seed=0), 1)
+  assert batch["video"].shape == (4, 3, 28, 28, 3)
+  assert batch["video"].std() > 10
+
+
+def test_bad_videos_are_replaced_and_counted(tmp_path, caplog):
+  bad = (1, 4)  # an empty file, and a text file
+  manifest = write_data(tmp_path, bad=bad)
+  c = config(max_bad_share=0.5)
+  stream = train_batches(manifest, c, seed=0)
+  with caplog.at_level("WARNING", logger="absl"):
+    batches = take(stream, 10)  # four epochs
+  counter = stream.bad
+  labels = np.concatenate([b["label"] for b in batches])
+  assert not set(labels) & set(bad)
+  assert all((b["weight"] == 1).all() for b in batches)
+  assert counter.counts == {"empty": 1, "not_a_video": 1}
+  assert sorted(counter.keys) == ["v1", "v4"]
+  assert counter.total == 2
+  assert counter.share == pytest.approx(2 / 10)
+  for i, name in ((1, "v1"), (4, "v4")):
+    said = [
+      r.getMessage() for r in caplog.records if repr(name) in r.getMessage()
+    ]
+    assert len(said) == 1
+    assert f"{i}.mp4" in said[0]
+  assert_same(take(train_batches(manifest, c, seed=0), 10), batches)
+
+
+def test_nothing_but_bad_videos_gives_zeros_of_weight_zero(tmp_path):
+  manifest = write_data(tmp_path, count=4, bad=range(4))
+  c = config(max_bad_share=1.0)
+  (batch,) = take(train_batches(manifest, c, seed=0), 1)
+  assert (batch["weight"] == 0).all()
+  assert not batch["video"].any()
+  assert sorted(batch["label"]) == [0, 1, 2, 3]
+
+
+def test_too_many_bad_videos_stop_the_run(tmp_path):
+  manifest = write_data(tmp_path, bad=(0, 3))
+  message = r"2 of the \d+ videos of split 'train'.*data\.max_bad_share"
+  stream = train_batches(manifest, config(), seed=0)
+  with pytest.raises(TooManyBadVideosError, match=message):
+    take(stream, 4)
+
+
+def test_one_bad_video_never_stops_the_run(tmp_path):
+  manifest = write_data(tmp_path, bad=(3,))
+  batches = take(train_batches(manifest, config(), seed=0), 6)
+  assert all((b["weight"] == 1).all() for b in batches)
+
+
+def test_the_bad_share_is_not_judged_too_early():
+  clip = Clip("x", "x.mp4", 0)
+  error = VideoError("x.mp4", "empty")
+  root = pathlib.Path("data")
+  clips = (clip,) * 5000
+  bad = BadVideos(
+    Manifest(root, "train", "d", clips, ("a",), (0,), (0,)), max_share=0.01
+  )
+  for index in range(10):  # all of the first ten: 1 % of a thousand
+    bad.saw(index)
+    bad.add(index, clip, error)
+    bad.add(index, clip, error)
+  assert bad.total == 10
+  assert bad.share == 1
+  bad.saw(10)
+  with pytest.raises(TooManyBadVideosError, match="11 of the 11 videos"):
+    bad.add(10, clip, error)
+
+
+def test_steps_per_epoch(manifest):
+  assert steps_per_epoch(manifest, 4) == 2
+  assert steps_per_epoch(manifest, 10) == 1
+  assert steps_per_epoch(manifest, 64) == 1
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"sampling": "sparse"}, r"data\.sampling is 'sparse'.*'dense'"),
+    ({"crop": "centre"}, r"data\.crop is 'centre'.*'multiscale'"),
+    ({"auto_augment": "v1"}, r"data\.auto_augment is 'v1'.*'v0'"),
+  ],
+)
+def test_wrong_configuration(manifest, changes, message):
+  with pytest.raises(ValueError, match=message):
+    train_batches(manifest, config(**changes), seed=0)
+
+
+def test_batch_that_hosts_cannot_share(manifest):
+  message = "batch of 4 clips cannot be shared by 3 hosts"
+  with pytest.raises(ValueError, match=message):
+    train_batches(manifest, config(), seed=0, hosts=3)
+  with pytest.raises(ValueError, match=message):
+    eval_batches(
+      manifest, config(), batch_size=4, clips=1, crops=1, host=2, hosts=3
+    )
+
+
+def test_wrong_views(manifest):
+  with pytest.raises(ValueError, match="3 crops"):
+    eval_batches(manifest, config(), batch_size=4, clips=1, crops=2)
+  with pytest.raises(ValueError, match="3 clips per video"):
+    eval_batches(manifest, config(), batch_size=4, clips=4, crops=1)
+
+
+def test_eval_batches_hold_every_video_once(manifest):
+  with eval_batches(
+    manifest, config(), batch_size=4, clips=2, crops=3
+  ) as stream:
+    batches = list(stream)
+  assert len(batches) == 3
+  shapes = {key: (x.shape, x.dtype.name) for key, x in batches[-1].items()}
+  assert shapes == {
+    "video": ((4, 6, 3, 28, 28, 3), "uint8"),
+    "label": ((4,), "int32"),
+    "mask": ((4,), "float32"),
+    "index": ((4,), "int32"),
+  }
+  rows = {key: np.concatenate([b[key] for b in batches]) for key in shapes}
+  assert rows["index"].tolist() == [*range(10), -1, -1]
+  assert rows["mask"].tolist() == [1] * 10 + [0] * 2
+  assert rows["label"].tolist() == [*range(10), 0, 0]
+  assert not rows["video"][10:].any()
+  for i, clip in enumerate(manifest.clips):
+    np.testing.assert_array_equal(
+      rows["video"][i], naive_views(manifest.file(clip), 2)
+    )
+
+
+def naive_views(path, clips):
+  views = []
+  for k in range(clips):
+    indices = segments_eval(FRAMES, frames=3, stride=2, clip=k, clips=clips)
+    frames = decode(path, indices)
+    for crop in eval_crops(HEIGHT, WIDTH, size=28, crops=3):
+      views.append(np.stack([crop(frame) for frame in frames]))
+  return np.stack(views)
+
+
+def test_eval_decodes_each_video_once(manifest, monkeypatch):
+  reads = collections.Counter()
+  opened = collections.Counter()
+  read, enter = Video.read, Video.__enter__
+
+  def count_read(self, *args):
+    reads[self.path.name] += 1
+    return read(self, *args)
+
+  def count_open(self):
+    opened[self.path.name] += 1
+    return enter(self)
+
+  monkeypatch.setattr(Video, "read", count_read)
+  monkeypatch.setattr(Video, "__enter__", count_open)
+  with eval_batches(
+    manifest, config(threads=0), batch_size=4, clips=3, crops=3
+  ) as stream:
+    list(stream)
+  assert reads == opened == {f"{i}.mp4": 1 for i in range(10)}
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_eval_hosts_get_the_same_number_of_batches(manifest, hosts):
+  views = {"batch_size": 4, "clips": 1, "crops": 1}
+  whole = list(eval_batches(manifest, config(), **views))
+  for host in range(hosts):
+    part = list(
+      eval_batches(manifest, config(), **views, host=host, hosts=hosts)
+    )
+    assert len(part) == len(whole) == 3
+    for a, b in zip(whole, part, strict=True):
+      for key, value in a.items():
+        np.testing.assert_array_equal(b[key], value[host::hosts])
+
+
+def test_eval_counts_bad_videos_as_failed(tmp_path):
+  manifest = write_data(tmp_path, count=5, bad=(1, 2))
+  with eval_batches(
+    manifest, config(), batch_size=4, clips=1, crops=3
+  ) as stream:
+    rows = [*stream]
+    bad = stream.bad
+  video = np.concatenate([b["video"] for b in rows])
+  mask = np.concatenate([b["mask"] for b in rows])
+  assert mask.tolist() == [1] * 5 + [0] * 3
+  assert [bool(v.any()) for v in video[:5]] == [True, False, False, True, True]
+  assert bad.counts == {"empty": 1, "not_a_video": 1}
+  assert sorted(bad.keys) == ["v1", "v2"]
+  assert bad.share == pytest.approx(2 / 5)
+
+
+def test_real_videos(tmp_path, shared):
+  names = ["class_test.mp4", "flipping_a_pancake.mkv", "corrupted.mp4"]
+  lines = []
+  for i, name in enumerate(names):
+    shutil.copy(shared / "videos" / name, pathlib.Path(tmp_path, name))
+    lines.append(json.dumps({"id": name, "path": name, "label": i}))
+  (tmp_path / "train.jsonl").write_text("\n".join(lines))
+  (tmp_path / "labels.json").write_text(
+    json.dumps({"classes": ["a", "b", "c"]})
+  )
+  c = config(
+    batch_size=3, sampling="dense", stride=16, frames=4, crop="multiscale"
+  )
+  manifest = load_manifest(tmp_path, "train")
+  with train_batches(manifest, c, seed=0) as stream:
+    batch = next(stream)
+    assert stream.bad.counts == {"corrupt": 1}
+  assert set(batch["label"]) <= {0, 1}
+  assert batch["video"].std() > 20

@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vidjax.data.sampling import (
+  SAMPLERS,
+  dense_eval,
+  dense_train,
+  segments_eval,
+  segments_train,
+)
+
+lengths = st.integers(1, 700)
+frames = st.integers(1, 40)
+strides = st.integers(1, 40)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def naive_window(start, n, t, stride):
+  """Index by index, as X-ViT (Bulat et al. 2021) samples a clip."""
+  span = t * stride
+  step = (span - 1) / (t - 1) if t > 1 else 0
+  return [int(min(max(start + i * step, 0), n - 1)) for i in range(t)]
+
+
+def naive_segments(n, t):
+  seg = (n - 1) / t
+  return [(round(seg * i), round(seg * (i + 1))) for i in range(t)]
+
+
+def test_dense_eval_golden(shared):
+  table = np.load(shared / "golden/xvit/misc.npz")["kinetics_test_index"]
+  assert len(table) == 357
+  for n, t, stride, clips, clip, *want in table.tolist():
+    got = dense_eval(n, frames=t, stride=stride, clip=clip, clips=clips)
+    assert got.tolist() == want[:t]
+
+
+def test_segments_eval_golden(shared):
+  table = np.load(shared / "golden/xvit/misc.npz")["ssv2_index"]
+  assert len(table) == 132
+  for n, t, kind, *want in table.tolist():
+    clip = 0 if kind == 3 else kind  # kind 3 is validation: the middle
+    got = segments_eval(n, frames=t, stride=1, clip=clip, clips=3)
+    assert got.tolist() == want[:t]
+
+
+@given(lengths, frames, strides, seeds)
+def test_dense_train(n, t, stride, seed):
+  rng = np.random.default_rng(seed)
+  got = dense_train(rng, n, frames=t, stride=stride)
+  slack = max(n - t * stride, 0)
+  start = np.random.default_rng(seed).uniform(0, slack)
+  want = naive_window(start, n, t, stride)
+  assert np.abs(got - want).max() <= 1  # a last bit may cross an integer
+  assert np.mean(got == want) > 0.7
+  assert 0 <= got.min() <= got.max() < n
+  assert (np.diff(got) >= 0).all()
+
+
+def test_dense_train_covers_all_starts():
+  rng = np.random.default_rng(0)
+  starts = [dense_train(rng, 40, frames=4, stride=8)[0] for _ in range(400)]
+  # 32 of 40 frames: the start is real-valued in [0, 8], then truncated.
+  assert set(starts) == set(range(8))
+  assert max(np.bincount(starts)) < 90
+
+
+def test_dense_short_video():
+  rng = np.random.default_rng(0)
+  assert dense_train(rng, 5, frames=4, stride=3).tolist() == [0, 3, 4, 4]
+  assert dense_train(rng, 1, frames=3, stride=16).tolist() == [0, 0, 0]
+
+
+def test_dense_eval_starts_do_not_reach_the_end():
+  starts = [
+    dense_eval(130, frames=5, stride=6, clip=v, clips=4)[0] for v in range(4)
+  ]
+  assert starts == [0, 25, 50, 75]
+
+
+@given(lengths, frames, seeds)
+def test_segments_train(n, t, seed):
+  got = segments_train(np.random.default_rng(seed), n, frames=t, stride=1)
+  for index, (first, last) in zip(got, naive_segments(n, t), strict=True):
+    assert first <= index <= last
+  assert 0 <= got.min() <= got.max() < n
+
+
+def test_segments_train_includes_both_ends():
+  rng = np.random.default_rng(0)
+  draws = np.array(
+    [segments_train(rng, 11, frames=4, stride=1) for _ in range(300)]
+  )
+  # Halves round to even: 2.5 to 2, 7.5 to 8.
+  for column, (first, last) in enumerate([(0, 2), (2, 5), (5, 8), (8, 10)]):
+    assert set(draws[:, column]) == set(range(first, last + 1))
+
+
+@given(lengths, frames)
+def test_segments_eval(n, t):
+  ends = naive_segments(n, t)
+  views = [
+    segments_eval(n, frames=t, stride=1, clip=v, clips=3).tolist()
+    for v in range(3)
+  ]
+  assert views[0] == [(a + b) // 2 for a, b in ends]
+  assert views[1] == [a for a, _ in ends]
+  assert views[2] == [b for _, b in ends]
+
+
+def test_segments_has_three_views():
+  with pytest.raises(ValueError, match=r"3 clips per video.*not 4"):
+    segments_eval(10, frames=4, stride=1, clip=0, clips=4)
+
+
+def test_table():
+  assert set(SAMPLERS) == {"dense", "segments"}
+  for sampler in SAMPLERS.values():
+    same = [
+      sampler.train(np.random.default_rng(3), 90, frames=6, stride=4).tolist()
+      for _ in range(2)
+    ]
+    assert same[0] == same[1]
+    assert len(sampler.eval(90, frames=6, stride=4, clip=1, clips=2)) == 6

@@ -1,0 +1,392 @@
+"""Batches of clips: a random-access chain that any number of hosts can share.
+
+Every clip is a function of (seed, global position) alone: the draws are made
+before the hosts take their slices, and whole batches are made before they are
+prefetched. So the batch of step k is the same for any number of hosts and
+threads, and the step is all that must be saved to resume.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import grain
+import numpy as np
+from absl import logging
+from jaxtyping import Int, UInt8
+
+from vidjax.checks import Config, one_of
+from vidjax.data.augment import auto_augment, erase_box
+from vidjax.data.decode import Transform, Video, VideoError
+from vidjax.data.geometry import CROPS, eval_crops, resize
+from vidjax.data.manifest import Clip, Manifest
+from vidjax.data.sampling import SAMPLERS
+
+_SUBSTITUTES = 3  # other videos tried in the place of one that is bad
+_KEYS = 20  # bad videos that are remembered by name
+_FIRST_VERDICT = 1000  # videos that are seen before a share can be trusted
+_AUGMENTS = {"none": None, "v0": auto_augment}
+
+Batch = dict[str, np.ndarray]
+
+
+class TooManyBadVideosError(RuntimeError):
+  """More videos cannot be read than the configuration allows."""
+
+
+class BadVideos:
+  """Counts the distinct videos that could not be read; thread-safe.
+
+  Attributes:
+    counts: number of bad videos by reason (see `VideoError`).
+    keys: ids of the first 20.
+  """
+
+  def __init__(self, manifest: Manifest, max_share: float = 1.0):
+    self.counts: dict[str, int] = {}
+    self.keys: list[str] = []
+    self._max_share = max_share
+    self._split = manifest.split
+    self._seen = np.zeros(len(manifest.clips), bool)
+    self._bad = np.zeros(len(manifest.clips), bool)
+    self._lock = threading.Lock()
+
+  @property
+  def total(self) -> int:
+    """Number of bad videos so far."""
+    return sum(self.counts.values())
+
+  @property
+  def share(self) -> float:
+    """Bad videos as a share of those seen so far."""
+    return self.total / max(np.count_nonzero(self._seen), 1)
+
+  def saw(self, index: int) -> None:
+    """Notes that the video of clip number `index` is being read."""
+    self._seen[index] = True
+
+  def add(self, index: int, clip: Clip, error: VideoError) -> None:
+    """Notes a bad video, and names it in the log the first time.
+
+    The share is judged as if at least 1000 videos (or the whole split) had been
+    seen, so that two early ones do not stop a large run.
+
+    Raises:
+      TooManyBadVideosError: if the bad ones are at least two and more than the
+        allowed share.
+    """
+    with self._lock:
+      if not self._bad[index]:
+        self._bad[index] = True
+        self.counts[error.reason] = self.counts.get(error.reason, 0) + 1
+        if len(self.keys) < _KEYS:
+          self.keys.append(clip.id)
+        logging.warning("%s: clip %r: %s", self._split, clip.id, error)
+      seen = np.count_nonzero(self._seen)
+      base = max(seen, min(len(self._seen), _FIRST_VERDICT))
+      if self.total >= 2 and self.total > self._max_share * base:
+        raise TooManyBadVideosError(
+          f"{self.total} of the {seen} videos of split {self._split!r} seen so "
+          f"far cannot be read ({self.counts}; first: {self.keys}): repair or "
+          "remove them, or raise data.max_bad_share from "
+          f"{self._max_share}."
+        )
+
+
+class Batches(Iterator[Batch]):
+  """An iterator over batches; closing it (or leaving its context) stops it.
+
+  Attributes:
+    bad: the videos that could not be read so far.
+  """
+
+  def __init__(self, batches: grain.DatasetIterator, bad: BadVideos):
+    self.bad = bad
+    self._batches = batches
+
+  def __next__(self) -> Batch:
+    return next(self._batches)
+
+  def __enter__(self) -> "Batches":
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Stops the decoding threads."""
+    self._batches.close()
+
+
+def steps_per_epoch(manifest: Manifest, batch_size: int) -> int:
+  """Whole batches in the split, at least 1."""
+  return max(len(manifest.clips) // batch_size, 1)
+
+
+def train_batches(
+  manifest: Manifest,
+  config: Config,
+  *,
+  seed: int,
+  start_step: int = 0,
+  host: int = 0,
+  hosts: int = 1,
+) -> Batches:
+  """Endless shuffled training batches, from step `start_step` on.
+
+  A video that cannot be read is replaced by up to three others in turn, then by
+  zeros of weight 0.
+
+  Args:
+    manifest: the split to train on.
+    config: the `data` part of the configuration; `batch_size` is over all
+      hosts.
+    seed: of the order and of every draw.
+    start_step: number of batches to skip; costs nothing.
+    host: which part of each batch to return.
+    hosts: number of parts; part h holds clips h, h + hosts, ... of the batch.
+
+  Returns:
+    An iterator over `video` uint8 (b t h w 3), `label` int32 (b), `erase` int32
+    (b 4): the box (top, left, height, width) to blank, zeros for none; and
+    `weight` float32 (b).
+
+  Raises:
+    ValueError: if the configuration is wrong.
+    TooManyBadVideosError: while iterating, see `BadVideos`.
+  """
+  bad = BadVideos(manifest, config.max_bad_share)
+  clips = (
+    grain.MapDataset.range(len(manifest.clips))
+    .seed(seed)
+    .shuffle()
+    .repeat()
+    .random_map(_TrainClip(manifest, config, bad))
+  )
+  batches = _share(clips, config.batch_size, host, hosts)[start_step:]
+  return Batches(_prefetch(batches, config), bad)
+
+
+def eval_batches(
+  manifest: Manifest,
+  config: Config,
+  *,
+  batch_size: int,
+  clips: int,
+  crops: int,
+  host: int = 0,
+  hosts: int = 1,
+) -> Batches:
+  """Every video of a split once, in order, with all its views.
+
+  Each video is decoded once. All hosts get the same number of batches; the last
+  ones are filled up with zeros of mask 0. A video that cannot be read is zeros
+  of mask 1, and is counted in `bad`.
+
+  Args:
+    manifest: the split to evaluate on.
+    config: the `data` part of the configuration.
+    batch_size: videos per batch, over all hosts.
+    clips: clips per video.
+    crops: crops per clip, 1 or 3.
+    host: which part of each batch to return.
+    hosts: number of parts.
+
+  Returns:
+    An iterator over `video` uint8 (b v t h w 3) with v = clips * crops views,
+    crops running fastest; `label` int32 (b), `mask` float32 (b), and `index`
+    int32 (b), the number of the clip in the manifest, -1 for filling.
+
+  Raises:
+    ValueError: if the configuration is wrong.
+  """
+  bad = BadVideos(manifest)
+  steps = -(-len(manifest.clips) // batch_size)
+  videos = grain.MapDataset.range(steps * batch_size).map(
+    _EvalVideo(manifest, config, bad, clips, crops)
+  )
+  return Batches(
+    _prefetch(_share(videos, batch_size, host, hosts), config), bad
+  )
+
+
+def _share(
+  clips: grain.MapDataset, batch_size: int, host: int, hosts: int
+) -> grain.MapDataset:
+  """Batches of the clips of one host."""
+  if batch_size % hosts:
+    raise ValueError(
+      f"a batch of {batch_size} clips cannot be shared by {hosts} hosts: make "
+      "the batch size a multiple of the number of hosts."
+    )
+  return clips[host::hosts].batch(batch_size // hosts)
+
+
+def _prefetch(
+  batches: grain.MapDataset, config: Config
+) -> grain.DatasetIterator:
+  options = grain.ReadOptions(
+    num_threads=config.threads,
+    prefetch_buffer_size=max(config.prefetch, config.threads),
+  )
+  return iter(batches.to_iter_dataset(options))
+
+
+def _entry(table: Mapping[str, Any], key: str, config: Config) -> Any:
+  """Looks up the table's entry that the configuration names under `key`."""
+  return table[one_of(f"data.{key}", getattr(config, key), table)]
+
+
+class _TrainClip:
+  """Makes one training example of a clip number and its random generator."""
+
+  def __init__(self, manifest: Manifest, config: Config, bad: BadVideos):
+    self._manifest = manifest
+    self._config = config
+    self._bad = bad
+    self._sample = _entry(SAMPLERS, "sampling", config).train
+    self._crop = _entry(CROPS, "crop", config)
+    self._augment = _entry(_AUGMENTS, "auto_augment", config)
+
+  def __call__(self, index: int, rng: np.random.Generator) -> Batch:
+    clips, c = self._manifest.clips, self._config
+    original = index
+    for _ in range(1 + _SUBSTITUTES):
+      self._bad.saw(index)
+      try:
+        return self._example(clips[index], rng)
+      except VideoError as error:
+        self._bad.add(index, clips[index], error)
+      index = int(rng.integers(len(clips)))
+    nothing = np.zeros((c.frames, c.image_size, c.image_size, 3), np.uint8)
+    return _train_example(nothing, clips[original].label, weight=0.0)
+
+  def _example(self, clip: Clip, rng: np.random.Generator) -> Batch:
+    c = self._config
+    flip = bool(rng.random() < c.flip)
+    erase = None
+    if rng.random() < c.erase:
+      erase = erase_box(rng, c.image_size, c.image_size)
+    with Video(self._manifest.file(clip)) as video:
+      indices = self._sample(
+        rng, video.frames, frames=c.frames, stride=c.stride
+      )
+      crop = self._crop_of(rng, flip)
+      if self._augment is None:
+        frames = video.read(indices, crop)
+      else:
+        whole = self._augment(video.read(indices), rng)
+        frames = np.stack([crop(frame) for frame in whole])
+    label = self._manifest.flip[clip.label] if flip else clip.label
+    return _train_example(frames, label, erase=erase)
+
+  def _crop_of(self, rng: np.random.Generator, flip: bool) -> Transform:
+    """A crop that is drawn when the size of the frames is known."""
+    c = self._config
+    drawn = None
+
+    def crop(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
+      nonlocal drawn
+      if drawn is None:
+        drawn = self._crop(
+          rng, *frame.shape[:2], size=c.image_size, short_sides=tuple(c.jitter)
+        )
+      image = drawn(frame)
+      return image[:, ::-1] if flip else image
+
+    return crop
+
+
+def _train_example(
+  video: UInt8[np.ndarray, "t h w 3"],
+  label: int,
+  *,
+  erase: np.ndarray | None = None,
+  weight: float = 1.0,
+) -> Batch:
+  return {
+    "video": video,
+    "label": np.array(label, np.int32),
+    "erase": np.zeros(4, np.int32) if erase is None else erase,
+    "weight": np.array(weight, np.float32),
+  }
+
+
+class _EvalVideo:
+  """Makes all views of the video of a clip number."""
+
+  def __init__(
+    self,
+    manifest: Manifest,
+    config: Config,
+    bad: BadVideos,
+    clips: int,
+    crops: int,
+  ):
+    self._manifest = manifest
+    self._config = config
+    self._bad = bad
+    self._clips = clips
+    self._crops = crops
+    self._sample = _entry(SAMPLERS, "sampling", config).eval
+    # Refuses wrong numbers of views before any video is decoded.
+    self._indices(1)
+    eval_crops(1, 1, size=1, crops=crops)
+
+  def __call__(self, index: int) -> Batch:
+    c = self._config
+    side = c.image_size
+    views = np.zeros(
+      (self._clips * self._crops, c.frames, side, side, 3), np.uint8
+    )
+    if index >= len(self._manifest.clips):
+      return _eval_example(views, 0, mask=0.0, index=-1)
+    clip = self._manifest.clips[index]
+    self._bad.saw(index)
+    try:
+      views = self._views(clip)
+    except VideoError as error:
+      self._bad.add(index, clip, error)
+    return _eval_example(views, clip.label, mask=1.0, index=index)
+
+  def _indices(self, n: int) -> Int[np.ndarray, " t"]:
+    """Frames of all clips, one clip after the other."""
+    c, clips = self._config, self._clips
+    return np.concatenate(
+      [
+        self._sample(n, frames=c.frames, stride=c.stride, clip=k, clips=clips)
+        for k in range(clips)
+      ]
+    )
+
+  def _views(self, clip: Clip) -> UInt8[np.ndarray, "v t h w 3"]:
+    c = self._config
+    crops = []
+
+    def scale(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "a b 3"]:
+      if not crops:
+        crops.extend(
+          eval_crops(*frame.shape[:2], size=c.image_size, crops=self._crops)
+        )
+      return resize(frame, crops[0].height, crops[0].width)
+
+    with Video(self._manifest.file(clip)) as video:
+      frames = video.read(self._indices(video.frames), scale)
+    return np.stack(
+      [
+        crop.cut(part)
+        for part in np.split(frames, self._clips)
+        for crop in crops
+      ]
+    )
+
+
+def _eval_example(
+  views: UInt8[np.ndarray, "v t h w 3"], label: int, *, mask: float, index: int
+) -> Batch:
+  return {
+    "video": views,
+    "label": np.array(label, np.int32),
+    "mask": np.array(mask, np.float32),
+    "index": np.array(index, np.int32),
+  }

@@ -1,0 +1,132 @@
+"""Which frames of a video make a clip.
+
+Two conventions: a *dense* clip spreads its frames evenly over a window of
+`frames * stride` native frames; *segments* (TSN, Wang et al. 2016) cuts the
+whole video into equal parts and takes a frame of each. Indices never leave the
+video: a short one repeats frames.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Int
+
+_SEGMENT_VIEWS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+  """A sampling convention.
+
+  Attributes:
+    train: draws a clip: `(rng, n, *, frames, stride)` gives `frames` indices
+      into a video of `n` frames.
+    eval: chooses clip number `clip` of `clips`: `(n, *, frames, stride, clip,
+      clips)` gives `frames` indices.
+  """
+
+  train: Callable[..., Int[np.ndarray, " t"]]
+  eval: Callable[..., Int[np.ndarray, " t"]]
+
+
+def dense_train(
+  rng: np.random.Generator, n: int, *, frames: int, stride: int
+) -> Int[np.ndarray, " t"]:
+  """A window of `frames * stride` native frames at a random place.
+
+  The start is real-valued and uniform in [0, max(n - window, 0)] (X-ViT, Bulat
+  et al. 2021).
+
+  Args:
+    rng: source of the draw.
+    n: number of frames of the video, at least 1.
+    frames: number of indices to return.
+    stride: native frames per index of the window.
+  """
+  return _window(rng.uniform(0, _slack(n, frames, stride)), n, frames, stride)
+
+
+def dense_eval(
+  n: int, *, frames: int, stride: int, clip: int, clips: int
+) -> Int[np.ndarray, " t"]:
+  """The window that starts at `clip / clips` of the free frames (X-ViT).
+
+  With one clip the window starts at frame 0; the last never reaches the end.
+
+  Args:
+    n: number of frames of the video, at least 1.
+    frames: number of indices to return.
+    stride: native frames per index of the window.
+    clip: which clip, in [0, clips).
+    clips: how many clips are taken of the video.
+  """
+  start = _slack(n, frames, stride) * clip / clips
+  return _window(start, n, frames, stride)
+
+
+def segments_train(
+  rng: np.random.Generator, n: int, *, frames: int, stride: int
+) -> Int[np.ndarray, " t"]:
+  """A uniform frame of each of `frames` segments, both ends included.
+
+  Args:
+    rng: source of the draws.
+    n: number of frames of the video, at least 1.
+    frames: number of segments.
+    stride: not used; segments cover the whole video.
+  """
+  del stride
+  first, last = _segments(n, frames)
+  return rng.integers(first, last, endpoint=True)
+
+
+def segments_eval(
+  n: int, *, frames: int, stride: int, clip: int, clips: int
+) -> Int[np.ndarray, " t"]:
+  """The middle (clip 0), first (1) or last (2) frame of each segment (X-ViT).
+
+  Args:
+    n: number of frames of the video, at least 1.
+    frames: number of segments.
+    stride: not used; segments cover the whole video.
+    clip: which clip, in [0, clips).
+    clips: how many clips are taken of the video, at most 3.
+
+  Raises:
+    ValueError: if more than three clips are asked for.
+  """
+  del stride
+  if clips > _SEGMENT_VIEWS:
+    raise ValueError(
+      f"segment sampling has {_SEGMENT_VIEWS} clips per video (middle, start "
+      f"and end of each segment), not {clips}: lower eval.clips."
+    )
+  first, last = _segments(n, frames)
+  return ((first + last) // 2, first, last)[clip]
+
+
+def _slack(n: int, frames: int, stride: int) -> int:
+  return max(n - frames * stride, 0)
+
+
+def _window(
+  start: float, n: int, frames: int, stride: int
+) -> Int[np.ndarray, " t"]:
+  """Truncated `linspace` over the window, clamped to the video."""
+  places = np.linspace(start, start + frames * stride - 1, frames)
+  return np.clip(places, 0, n - 1).astype(np.int64)
+
+
+def _segments(
+  n: int, frames: int
+) -> tuple[Int[np.ndarray, " t"], Int[np.ndarray, " t"]]:
+  """First and last frame of each segment; halves round to even."""
+  edges = np.round((n - 1) / frames * np.arange(frames + 1)).astype(np.int64)
+  return edges[:-1], edges[1:]
+
+
+SAMPLERS = {
+  "dense": Sampler(dense_train, dense_eval),
+  "segments": Sampler(segments_train, segments_eval),
+}

@@ -1,0 +1,44 @@
+"""The two splits that a configuration names."""
+
+import pathlib
+from typing import Any
+
+from vidjax.checks import one_of
+from vidjax.data.manifest import Manifest, ManifestError, load_manifest
+from vidjax.data.motion import write_motion_clips
+
+
+def open_splits(
+  config: Any, workdir: pathlib.Path
+) -> tuple[Manifest, Manifest]:
+  """Returns the training and evaluation manifests.
+
+  Args:
+    config: the whole configuration.
+    workdir: where the built-in motion clips go if `data.root` is empty.
+
+  Raises:
+    ManifestError: if there is no data set, or it has another number of
+      classes than the model.
+  """
+  data = config.data
+  one_of("data.source", data.source, ("manifest", "motion"))
+  if data.source == "motion":
+    root = pathlib.Path(data.root) if data.root else workdir / "motion"
+    write_motion_clips(root, **config.motion)
+  elif not data.root:
+    raise ManifestError(
+      "data.root is empty: name the folder of your videos' manifest with "
+      "--config.data.root=DIR (docs/data.md)."
+    )
+  else:
+    root = pathlib.Path(data.root)
+  train = load_manifest(root, data.train_split)
+  val = load_manifest(root, data.eval_split)
+  classes, logits = len(train.classes), config.model.num_classes
+  if classes != logits:
+    raise ManifestError(
+      f"{root} has {classes} classes, but the model has {logits} logits: set "
+      f"--config.model.num_classes={classes}."
+    )
+  return train, val
