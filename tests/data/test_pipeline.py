@@ -324,12 +324,14 @@ def test_eval_batches_hold_every_video_once(manifest):
   assert shapes == {
     "video": ((4, 6, 3, 28, 28, 3), "uint8"),
     "label": ((4,), "int32"),
+    "readable": ((4,), "bool"),
     "mask": ((4,), "float32"),
     "index": ((4,), "int32"),
   }
   rows = {key: np.concatenate([b[key] for b in batches]) for key in shapes}
   assert rows["index"].tolist() == [*range(10), -1, -1]
   assert rows["mask"].tolist() == [1] * 10 + [0] * 2
+  assert rows["readable"].tolist() == [True] * 10 + [False] * 2
   assert rows["label"].tolist() == [*range(10), 0, 0]
   assert not rows["video"][10:].any()
   for i, clip in enumerate(manifest.clips):

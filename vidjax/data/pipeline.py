@@ -340,14 +340,17 @@ class _EvalVideo:
       (self._clips * self._crops, c.frames, side, side, 3), np.uint8
     )
     if index >= len(self._manifest.clips):
-      return _eval_example(views, 0, mask=0.0, index=-1)
+      return _eval_example(views, 0, readable=False, mask=0.0, index=-1)
     clip = self._manifest.clips[index]
     self._bad.saw(index)
     try:
-      views = self._views(clip)
+      views, readable = self._views(clip), True
     except VideoError as error:
       self._bad.add(index, clip, error)
-    return _eval_example(views, clip.label, mask=1.0, index=index)
+      readable = False
+    return _eval_example(
+      views, clip.label, readable=readable, mask=1.0, index=index
+    )
 
   def _indices(self, n: int) -> Int[np.ndarray, " t"]:
     """Frames of all clips, one clip after the other."""
@@ -382,11 +385,17 @@ class _EvalVideo:
 
 
 def _eval_example(
-  views: UInt8[np.ndarray, "v t h w 3"], label: int, *, mask: float, index: int
+  views: UInt8[np.ndarray, "v t h w 3"],
+  label: int,
+  *,
+  readable: bool,
+  mask: float,
+  index: int,
 ) -> Batch:
   return {
     "video": views,
     "label": np.array(label, np.int32),
+    "readable": np.array(readable),
     "mask": np.array(mask, np.float32),
     "index": np.array(index, np.int32),
   }

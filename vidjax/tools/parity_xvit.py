@@ -1,34 +1,44 @@
 """How the golden cases of X-ViT are run."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
+import optax
 from einops import rearrange
 from flax import nnx
-from jaxtyping import Float
+from ml_collections import ConfigDict
 
-from vidjax.data import geometry, sampling
+from vidjax.data.geometry import eval_crops, multiscale, resize, short_side
+from vidjax.data.sampling import SAMPLERS
 from vidjax.models.vit import ViT
 from vidjax.nn.functional import merge, split
-from vidjax.tools.golden import Case, Result, largest_error, relative_error
-from vidjax.tools.golden import read_case
-from vidjax.train import optim
+from vidjax.tools.golden import (
+  Case,
+  Result,
+  largest_error,
+  read_case,
+  relative_error,
+)
 from vidjax.train.losses import cross_entropy
+from vidjax.train.optim import learning_rate, make_optimizer
 from vidjax.weights import xvit as keys
 
-Video = Float[jax.Array, "b t h w 3"]
-
-# Official weight that only SGD's three steps leave alone: no weight decay.
-SGD_CASE = "tiny_ta_div8.npz"
+# The released recipes: epochs, base rate, rate at step 0, warm-up epochs.
+SCHEDULES = {
+  "k400": (30, 0.03, 0.01, 5),
+  "k600": (30, 0.03, 0.01, 5),
+  "ssv2": (35, 0.03, 0.003, 5),
+}
+# Biases of the classifier have no weight decay.
+NO_DECAY = (r"^head/(norm|fc\d?)/bias$",)
 
 
 def build(official: Mapping) -> tuple[ViT, keys.KeyTable]:
   """Returns the abstract model of a case and the table of its keys."""
   mixes = official["mix"] != "none"
-  frames, patch = official["frames"], official["patch"]
   average = official["head"] == "avg"
   head = {"kind": "average"}
   if not average:
@@ -42,7 +52,7 @@ def build(official: Mapping) -> tuple[ViT, keys.KeyTable]:
     lambda: ViT(
       official["num_classes"],
       image_size=official["img"] if official["native_grid"] else 224,
-      patch_size=patch,
+      patch_size=official["patch"],
       dim=official["dim"],
       depth=official["depth"],
       heads=official["heads"],
@@ -50,7 +60,7 @@ def build(official: Mapping) -> tuple[ViT, keys.KeyTable]:
         "op": "mixing",
         "mix": official["mix"],
         "shift_div": official["shift_div"],
-        "segment": min(official["num_segments"], frames),
+        "segment": official["num_segments"],
         "blocks": official["locations"],
       }
       if mixes
@@ -75,13 +85,14 @@ def run_model(case: Case) -> Result:
   video = rearrange(case.arrays["input"], "b c t h w -> b t h w c")
   labels = case.arrays["labels"].astype(np.int32)
 
-  @jax.jit
-  @jax.value_and_grad(has_aux=True, argnums=(0, 1))
-  def loss_and_logits(params, video: Video):
+  def loss_and_logits(params, video):
     logits = merge(definition, params, stats)(video)
     return cross_entropy(logits, labels, 0.3).mean(), logits
 
-  (loss, logits), (gradients, video_gradient) = loss_and_logits(
+  differentiate = jax.value_and_grad(
+    loss_and_logits, argnums=(0, 1), has_aux=True
+  )
+  (loss, logits), (gradients, video_gradient) = jax.jit(differentiate)(
     params, jnp.asarray(video)
   )
   ours = table.export(jax.device_get(gradients))
@@ -99,3 +110,147 @@ def run_model(case: Case) -> Result:
     max(1.0, float(np.abs(stored).max())),
     max(errors),
   )
+
+
+def run_sgd(case: Case) -> Result:
+  """Three optimiser steps from another case's weights.
+
+  The error of the losses stands as that of the logits, the error of the final
+  weights, relative to each weight's largest entry, as that of the gradients.
+  """
+  start = read_case(case.path.with_name("tiny_ta_div8.npz"))
+  model, table = build(start.official)
+  definition, template, stats = split(model)
+  params = table.load(start.under("w/"), template)
+  video = rearrange(start.arrays["input"], "b c t h w -> b t h w c")
+  labels = start.arrays["labels"].astype(np.int32)
+  rates = jnp.asarray(case.arrays["lrs"])
+  optimizer = make_optimizer(
+    ConfigDict(
+      {
+        "name": "sgd",
+        "momentum": case.official["momentum"],
+        "weight_decay": case.official["weight_decay"],
+        "no_decay": NO_DECAY,
+      }
+    ),
+    lambda step: rates[step],
+    params,
+  )
+
+  @jax.jit
+  def step(params, opt_state, video):
+    def loss(params):
+      logits = merge(definition, params, stats)(video)
+      return cross_entropy(logits, labels).mean()
+
+    value, gradients = jax.value_and_grad(loss)(params)
+    updates, opt_state = optimizer.update(gradients, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, value
+
+  opt_state, losses = optimizer.init(params), []
+  for _ in rates:
+    params, opt_state, value = step(params, opt_state, video)
+    losses.append(float(value))
+  ours = table.export(jax.device_get(params))
+  after = case.under("after3/")
+  return Result(
+    largest_error(np.asarray(losses), case.arrays["losses"]),
+    max(1.0, float(np.abs(case.arrays["losses"]).max())),
+    max(relative_error(value, after[name]) for name, value in ours.items()),
+  )
+
+
+def run_misc(case: Case) -> Result:
+  """Schedules, losses, frame indices and crops; exact but for rounding."""
+  checks = (_schedules, _losses, _dense, _segments, _multiscale, _crops)
+  return Result(max(check(case.arrays) for check in checks))
+
+
+def _schedules(stored: Mapping[str, Any]) -> float:
+  errors = []
+  for name, (epochs, base, first, warmup) in SCHEDULES.items():
+    config = ConfigDict(
+      {
+        "base_lr": base,
+        "warmup_lr": first,
+        "warmup_epochs": warmup,
+        "final_lr": 0.0,
+      }
+    )
+    # With one step an epoch a fractional step is a fractional epoch.
+    rate = learning_rate(config, total_steps=epochs, steps_per_epoch=1)
+    ours = np.asarray(jax.vmap(rate)(stored[f"lr/{name}/epoch"]))
+    errors.append(largest_error(ours, stored[f"lr/{name}/value"]))
+  return max(errors)
+
+
+def _losses(stored: Mapping[str, Any]) -> float:
+  logits = jnp.asarray(stored["loss/logits"])
+  first = jnp.asarray(stored["loss/ya"], jnp.int32)
+  second = jnp.asarray(stored["loss/yb"], jnp.int32)
+  mixed = (first, second, jnp.full(first.shape, 0.7))
+  ours = {
+    "smooth0.3": cross_entropy(logits, first, 0.3),
+    "ce": cross_entropy(logits, first),
+    "mixup_lam0.7_smooth0.3": cross_entropy(logits, mixed, 0.3),
+  }
+  return max(
+    largest_error(np.asarray(loss.mean()), stored[f"loss/{name}"])
+    for name, loss in ours.items()
+  )
+
+
+def _dense(stored: Mapping[str, Any]) -> float:
+  errors = []
+  for n, frames, stride, clips, clip, *indices in stored["kinetics_test_index"]:
+    ours = SAMPLERS["dense"].eval(
+      int(n),
+      frames=int(frames),
+      stride=int(stride),
+      clip=int(clip),
+      clips=int(clips),
+    )
+    errors.append(largest_error(ours, np.asarray(indices[:frames])))
+  return max(errors)
+
+
+def _segments(stored: Mapping[str, Any]) -> float:
+  errors = []
+  for n, frames, kind, *indices in stored["ssv2_index"]:
+    clip = int(kind) % 3  # kind 3 is the validation clip: the middle, too
+    ours = SAMPLERS["segments"].eval(
+      int(n), frames=int(frames), stride=1, clip=clip, clips=3
+    )
+    errors.append(largest_error(ours, np.asarray(indices[:frames])))
+  return max(errors)
+
+
+def _multiscale(stored: Mapping[str, Any]) -> float:
+  rng = np.random.default_rng(0)
+  crops = (
+    multiscale(rng, 256, 340, size=224, short_sides=(0, 0))
+    for _ in range(12_000)  # each of the 114 boxes about a hundred times
+  )
+  ours = {(c.width, c.height, c.left, c.top) for c in crops}
+  theirs = set(map(tuple, stored["multiscale_crop_340x256"].tolist()))
+  return 0.0 if ours == theirs else float("inf")
+
+
+def _crops(stored: Mapping[str, Any]) -> float:
+  errors = []
+  for shape in ("wide", "tall", "square"):
+    video = rearrange(stored[f"spatial/{shape}/in"], "c t h w -> t h w c")
+    size = stored[f"spatial/{shape}/crop0"].shape[-1]
+    height, width = short_side(video.shape[1], video.shape[2], size)
+    boxes = eval_crops(video.shape[1], video.shape[2], size=size, crops=3)
+    frames = np.stack([resize(frame, height, width) for frame in video])
+    for number, box in enumerate(boxes):
+      ours = rearrange(box.cut(frames), "t h w c -> c t h w")
+      errors.append(
+        largest_error(ours, stored[f"spatial/{shape}/crop{number}"])
+      )
+  return max(errors)
+
+
+KINDS = {"xvit": run_model, "sgd3": run_sgd, "misc": run_misc}

@@ -1,0 +1,114 @@
+"""Multi-view evaluation that counts every video exactly once."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float32, Int64
+
+from vidjax.checks import Config
+from vidjax.data.manifest import Manifest
+from vidjax.data.pipeline import eval_batches
+from vidjax.train.metrics import ClassificationSums
+from vidjax.train.prefetch import DevicePrefetch
+from vidjax.train.sharding import batch_sharding, check_batch
+from vidjax.train.step import make_eval_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """The result of one pass over a split.
+
+  Attributes:
+    metrics: "eval/top1", "eval/top5", "eval/class_accuracy" (mean over the
+      classes) as shares in [0, 1].
+    views: clips x crops, e.g. "1x3".
+    per_class: accuracy of each class; None for a class without videos.
+    confusion: videos by true class (rows) and predicted class.
+    prediction: class of each video of the manifest, in its order.
+    probability: mean softmax of the views at that class.
+    failed: ids of videos that could not be read; they count as wrong.
+  """
+
+  metrics: dict[str, float]
+  views: str
+  per_class: list[float | None]
+  confusion: list[list[int]]
+  prediction: Int64[np.ndarray, " n"]
+  probability: Float32[np.ndarray, " n"]
+  failed: list[str]
+
+  def describe(self) -> str:
+    """Returns the accuracies with their views, in one line."""
+    failed = f", {len(self.failed)} unreadable" if self.failed else ""
+    return (
+      f"top-1 {100 * self.metrics['eval/top1']:.2f} %, "
+      f"top-5 {100 * self.metrics['eval/top5']:.2f} % "
+      f"({self.views} clips x crops, {len(self.prediction)} videos{failed})"
+    )
+
+
+def make_evaluator(
+  definition: Any, config: Config, manifest: Manifest, mesh: Mesh
+) -> Callable[[Any, Any], Evaluation]:
+  """Returns `(params, stats) -> Evaluation` over all videos of a manifest.
+
+  The last batch is padded and masked, so the numbers do not depend on the
+  batch size or on the number of devices.
+
+  Raises:
+    ValueError: if eval.batch_size does not divide over the mesh.
+  """
+  options = config.eval
+  check_batch("eval.batch_size", options.batch_size, mesh)
+  replicated = NamedSharding(mesh, PartitionSpec())
+  step = jax.jit(
+    make_eval_step(definition, config),
+    out_shardings=replicated,
+    donate_argnums=2,
+  )
+
+  def evaluate(params: Any, stats: Any) -> Evaluation:
+    sums = jax.device_put(
+      ClassificationSums.empty(len(manifest.classes)), replicated
+    )
+    prediction = np.full(len(manifest.clips), -1, np.int64)
+    probability = np.zeros(len(manifest.clips), np.float32)
+    host_batches = eval_batches(
+      manifest,
+      config.data,
+      batch_size=options.batch_size,
+      clips=options.clips,
+      crops=options.crops,
+      host=jax.process_index(),
+      hosts=jax.process_count(),
+    )
+    with (
+      host_batches,
+      DevicePrefetch(host_batches, batch_sharding(mesh)) as batches,
+    ):
+      for batch in batches:
+        sums, found = step(params, stats, sums, batch)
+        found = jax.device_get(found)
+        real = found["mask"] > 0
+        prediction[found["index"][real]] = found["prediction"][real]
+        probability[found["index"][real]] = found["probability"][real]
+    result = sums.compute()
+    return Evaluation(
+      metrics={
+        "eval/top1": result["top1"],
+        "eval/top5": result["top5"],
+        "eval/class_accuracy": result["mean_class_accuracy"],
+      },
+      views=f"{options.clips}x{options.crops}",
+      per_class=result["per_class"],
+      confusion=result["confusion"],
+      prediction=prediction,
+      probability=probability,
+      failed=list(host_batches.bad.keys),
+    )
+
+  return evaluate

@@ -1,0 +1,177 @@
+"""The training program: one function, straight down."""
+
+import math
+import pathlib
+import time
+from typing import Any
+
+import jax
+from absl import logging
+
+from vidjax.checks import Config
+from vidjax.data.pipeline import steps_per_epoch as count_steps_per_epoch
+from vidjax.data.pipeline import train_batches
+from vidjax.data.source import open_splits
+from vidjax.evaluate import make_evaluator
+from vidjax.train.checkpoint import Checkpoints
+from vidjax.train.durations import in_steps
+from vidjax.train.preempt import StopSignal
+from vidjax.train.prefetch import DevicePrefetch
+from vidjax.train.results import prepare_workdir, write_results
+from vidjax.train.run import build
+from vidjax.train.sharding import batch_sharding
+from vidjax.train.throughput import peak_flops
+from vidjax.train.writers import MetricWriter, Progress
+
+
+class NonFiniteError(RuntimeError):
+  """The loss or the gradient is no longer a number."""
+
+
+def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
+  """Trains, evaluates and reports what a configuration describes.
+
+  A work directory that holds checkpoints is continued from the newest one,
+  exactly: same data, same random draws. After a step the order is: check,
+  log, evaluation, checkpoint, stop signal, and only then the next batch.
+
+  Args:
+    config: complete configuration (configs/common.py).
+    workdir: folder of everything that the run writes.
+
+  Returns:
+    The summary that is also written to summary.json.
+
+  Raises:
+    NonFiniteError: if the loss or gradient norm is not finite; the last good
+      checkpoint is kept.
+    ValueError: if the configuration, the data or a checkpoint does not fit.
+  """
+  # --- data and durations
+  prepare_workdir(workdir, config)
+  train_split, eval_split = open_splits(config, workdir)
+  epoch = count_steps_per_epoch(train_split, config.data.batch_size)
+
+  def steps(name: str, section: Config, prefix: str = "") -> int:
+    return in_steps(
+      name,
+      epochs=section[f"{prefix}epochs"],
+      steps=section[f"{prefix}steps"],
+      steps_per_epoch=epoch,
+    )
+
+  total = steps("train", config.train)
+  eval_every = steps("eval.every", config.eval, "every_")
+  save_every = steps("checkpoint.every", config.checkpoint, "every_")
+
+  # --- model, state, evaluation
+  run = build(config, total, epoch)
+  evaluate = make_evaluator(run.definition, config, eval_split, run.mesh)
+  peak = peak_flops(jax.devices()[0].device_kind, config.dtype)
+  with (
+    Checkpoints(
+      workdir / "checkpoints",
+      keep=config.checkpoint.keep,
+      best_metric=config.checkpoint.best,
+    ) as checkpoints,
+    MetricWriter(
+      workdir,
+      tensorboard=config.writers.tensorboard,
+      wandb_project=config.writers.wandb_project,
+      config=config.to_dict(),
+    ) as writer,
+    StopSignal() as signal,
+  ):
+    start = checkpoints.latest_step() or 0
+    if start:
+      state = checkpoints.restore(run.abstract_state, start)
+      logging.info("continuing from the checkpoint of step %d", start)
+    else:
+      state = run.init(jax.random.key(config.seed))
+    writer.truncate_after(start)
+    progress = Progress(
+      total_steps=total,
+      start_step=start,
+      steps_per_epoch=epoch,
+      clips_per_step=config.data.batch_size,
+      # A backward pass costs twice the forward pass.
+      flops_per_clip=6 * run.multiply_adds,
+      peak_flops=None if peak is None else peak * jax.device_count(),
+    )
+
+    # --- the loop
+    evaluation, stopped = None, False
+    began = time.perf_counter()
+    with (
+      train_batches(
+        train_split,
+        config.data,
+        seed=config.seed,
+        start_step=start,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+      ) as host_batches,
+      DevicePrefetch(host_batches, batch_sharding(run.mesh)) as batches,
+    ):
+      step, unchecked = start, None
+      while step < total and not stopped:
+        state, metrics = run.train_step(state, next(batches))
+        step += 1
+        logs = step % config.train.log_every_steps == 0 or step == total
+        evaluates = step % eval_every == 0 or step == total
+        saves = step % save_every == 0 or step == total
+        stopped = signal.should_stop(step)
+        if logs or evaluates or saves or stopped:
+          _check_finite(step, metrics)
+        elif unchecked is not None:
+          _check_finite(step - 1, unchecked)  # of a step that has ended
+        unchecked = metrics
+        if logs:
+          rates = progress.update(step, metrics, waited=batches.waited)
+          writer.write(step, {f"train/{k}": v for k, v in rates.items()})
+        with progress.paused():
+          if evaluates:
+            evaluation = evaluate(state.eval_params, state.stats)
+            writer.write(step, evaluation.metrics)
+            progress.note(f"step {step}: {evaluation.describe()}")
+          if saves or stopped:
+            checkpoints.save(
+              step,
+              state,
+              evaluation.metrics if evaluates and evaluation else None,
+              wait=stopped,
+            )
+
+    # --- results
+    if stopped and step < total:
+      return {"name": config.name, "stopped": True, "steps": step}
+    if evaluation is None:  # the run had ended before
+      evaluation = evaluate(state.eval_params, state.stats)
+    return write_results(
+      workdir,
+      config,
+      run,
+      evaluation,
+      eval_split,
+      step=step,
+      seconds=time.perf_counter() - began,
+    )
+
+
+def evaluate_only(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
+  """Evaluates the best checkpoint of a work directory (else its newest).
+
+  Raises:
+    ValueError: if there is no checkpoint, or it does not fit the model.
+  """
+  raise NotImplementedError
+
+
+def _check_finite(step: int, metrics: dict[str, jax.Array]) -> None:
+  loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
+  if not (math.isfinite(loss) and math.isfinite(norm)):
+    raise NonFiniteError(
+      f"step {step}: loss is {loss} and the gradient norm {norm}; the last "
+      "checkpoint is good: continue from it with a lower schedule.base_lr, or "
+      "set train.clip_norm"
+    )

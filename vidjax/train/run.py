@@ -1,0 +1,125 @@
+"""What a run builds before its first step: model, mesh, state, functions."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from absl import logging
+from flax import nnx
+from jax.sharding import Mesh
+
+from vidjax.checks import Config
+from vidjax.checks import one_of
+from vidjax.models.cost import multiply_adds
+from vidjax.models.registry import create_model
+from vidjax.nn.functional import split
+from vidjax.train.optim import learning_rate, make_optimizer
+from vidjax.train.sharding import (
+  batch_sharding,
+  check_batch,
+  make_mesh,
+  state_shardings,
+)
+from vidjax.train.state import TrainState, make_init
+from vidjax.train.step import Batch, Metrics, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A model on a mesh, ready to be trained or evaluated.
+
+  Attributes:
+    definition: the model, to be merged with parameters.
+    mesh: the devices.
+    init: compiled function from a key to the sharded state at step 0.
+    train_step: compiled `(state, batch) -> (state, metrics)`; donates state.
+    abstract_state: shapes, dtypes and shardings of the state.
+    parameters: number of trainable parameters.
+    multiply_adds: of the forward pass of one clip.
+  """
+
+  definition: Any
+  mesh: Mesh
+  init: Callable[[jax.Array], TrainState]
+  train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+  abstract_state: TrainState
+  parameters: int
+  multiply_adds: int
+
+
+def build(
+  config: Config, total_steps: int, steps_per_epoch: int
+) -> Run:
+  """Builds the run that a configuration describes; computes nothing.
+
+  The forward pass is traced once, so options that do not fit each other fail
+  here and not after the first epoch.
+
+  Raises:
+    ValueError: if a part of the configuration does not fit another.
+  """
+  one_of("dtype", config.dtype, ("float32", "bfloat16"))
+  mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+  check_batch("data.batch_size", config.data.batch_size, mesh)
+  model = abstract_model(config)
+  definition, params, _ = split(model)
+  data = config.data
+  video = jax.ShapeDtypeStruct(
+    (1, data.frames, data.image_size, data.image_size, 3), "float32"
+  )
+  macs = multiply_adds(model, video)
+  schedule = learning_rate(config.schedule, total_steps, steps_per_epoch)
+  optimizer = make_optimizer(
+    config.optimizer, schedule, params, clip_norm=config.train.clip_norm
+  )
+
+  def initial(key: jax.Array):
+    _, params, stats = split(_create(config, nnx.Rngs(key)))
+    return params, stats
+
+  init = make_init(initial, optimizer, ema=config.train.ema_decay > 0)
+  abstract = jax.eval_shape(init, jax.random.key(0))
+  shardings = state_shardings(abstract, mesh)
+  train_step = jax.jit(
+    make_train_step(definition, optimizer, schedule, config),
+    in_shardings=(shardings, batch_sharding(mesh)),
+    out_shardings=(shardings, None),
+    donate_argnums=0,
+  )
+  run = Run(
+    definition=definition,
+    mesh=mesh,
+    # Without out_shardings the optimiser's moments would be replicated.
+    init=jax.jit(init, out_shardings=shardings),
+    train_step=train_step,
+    abstract_state=jax.tree.map(_with_sharding, abstract, shardings),
+    parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+    multiply_adds=macs,
+  )
+  logging.info(
+    "%s: %s parameters, %.2f G multiply-adds a clip, mesh %s",
+    config.model.name,
+    f"{run.parameters:,}",
+    macs / 1e9,
+    dict(mesh.shape),
+  )
+  return run
+
+
+def abstract_model(config: Config) -> Any:
+  """Returns the configuration's model with shapes instead of arrays."""
+  return nnx.eval_shape(lambda: _create(config, nnx.Rngs(0)))
+
+
+def _create(config: Config, rngs: nnx.Rngs) -> Any:
+  options = config.model.to_dict()
+  name = options.pop("name")
+  return create_model(
+    name, rngs=rngs, dtype=config.dtype, remat=config.remat, **options
+  )
+
+
+def _with_sharding(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -1,0 +1,141 @@
+"""The train step and the eval step, as functions to be jitted."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from einops import rearrange
+from flax import nnx
+
+from vidjax.checks import Config
+from vidjax.nn.functional import merge, split
+from vidjax.train.inputs import erase, normalise
+from vidjax.train.losses import cross_entropy, weighted_mean
+from vidjax.train.metrics import ClassificationSums, fuse_views
+from vidjax.train.mixup import mixup
+from vidjax.train.optim import accumulate_gradients, update_ema
+from vidjax.train.state import TrainState
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+def make_train_step(
+  definition: Any,
+  optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
+  config: Config,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """Returns `(state, batch) -> (state, metrics)`, one optimiser step.
+
+  A batch has `video` (uint8, b t h w 3), `label` (b), `erase` (b 4) and
+  `weight` (b, 0 for a clip that could not be read). All randomness comes from
+  the seed and the step, so a resumed run repeats the original one.
+
+  Args:
+    definition: the model, as `vidjax.nn.functional.split` gives it.
+    optimizer: whose updates are added to the parameters.
+    schedule: the learning rate, only to be reported.
+    config: the whole configuration.
+  """
+  options = config.train
+
+  def prepare(batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
+    video = normalise(batch["video"], config.data.mean, config.data.std)
+    if config.data.erase:
+      video = erase(video, batch["erase"])
+    if not options.mixup_alpha:
+      return video, batch["label"]
+    return mixup(
+      key,
+      video,
+      batch["label"],
+      alpha=options.mixup_alpha,
+      group=options.mixup_group,
+    )
+
+  def loss(params, stats, batch: Batch, key: jax.Array):
+    mix_key, dropout_key = jax.random.split(key)
+    video, targets = prepare(batch, mix_key)
+    model = merge(definition, params, stats)
+    logits = model(video, train=True, rngs=nnx.Rngs(dropout=dropout_key))
+    losses = cross_entropy(logits, targets, options.label_smoothing)
+    hits = (logits.argmax(axis=-1) == batch["label"]).astype(jnp.float32)
+    _, _, stats = split(model)
+    aux = {"accuracy": weighted_mean(hits, batch["weight"])}
+    return weighted_mean(losses, batch["weight"]), (stats, aux)
+
+  def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    (value, (stats, aux)), gradients = accumulate_gradients(
+      jax.value_and_grad(loss, has_aux=True),
+      state.params,
+      state.stats,
+      batch,
+      key,
+      micro_batches=options.accumulate,
+    )
+    updates, opt_state = optimizer.update(
+      gradients, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None:
+      ema = update_ema(ema, params, options.ema_decay)
+    metrics = {
+      "loss": value,
+      "gradient_norm": optax.global_norm(gradients),
+      "lr": schedule(state.step),
+      **aux,
+    }
+    state = TrainState(
+      step=state.step + 1,
+      params=params,
+      stats=stats,
+      opt_state=opt_state,
+      ema=ema,
+    )
+    return state, metrics
+
+  return step
+
+
+def make_eval_step(
+  definition: Any, config: Config
+) -> Callable[..., tuple[ClassificationSums, Metrics]]:
+  """Returns `(params, stats, sums, batch) -> (sums, predictions)`.
+
+  A batch has `video` (uint8, b v t h w 3: the v views of each video), `label`
+  (b), `index` in the manifest (b), `mask` (b, 0 for padding) and `readable`
+  (b, False for a video that counts as wrong).
+  `predictions` repeats index and mask, and adds the class of every row and its
+  probability (mean softmax of the views).
+  """
+
+  def step(params, stats, sums: ClassificationSums, batch: Batch):
+    model = merge(definition, params, stats)
+
+    def view_logits(video: jax.Array) -> jax.Array:
+      return model(normalise(video, config.data.mean, config.data.std))
+
+    # One view after the other: 30 views then need the memory of one.
+    views = rearrange(batch["video"], "b v t h w c -> v b t h w c")
+    logits = rearrange(jax.lax.map(view_logits, views), "v b k -> b v k")
+    scores = fuse_views(logits, config.eval.fusion)
+    # A video that could not be read must not be right by luck.
+    scores = jnp.where(batch["readable"][:, None], scores, jnp.nan)
+    probabilities = jax.nn.softmax(logits, axis=-1).mean(axis=1)
+    best = scores.argmax(axis=-1)
+    predictions = {
+      "index": batch["index"],
+      "mask": batch["mask"],
+      "prediction": best,
+      "probability": jnp.take_along_axis(probabilities, best[:, None], axis=-1)[
+        :, 0
+      ],
+    }
+    return sums.update(scores, batch["label"], batch["mask"]), predictions
+
+  return step
