@@ -36,13 +36,10 @@ def draws():
   return lam[::4], second.reshape(-1, 4) % 4
 
 
-@hypothesis.settings(deadline=None, max_examples=20)
-@hypothesis.given(
-  seed=st.integers(0, 2**31 - 1),
-  sizes=st.sampled_from([(6, 3), (4, 4)]),
-)
-def test_each_clip_is_mixed_with_one_of_its_group(seed, sizes):
-  b, group = sizes
+@hypothesis.settings(deadline=None, max_examples=10)
+@hypothesis.given(seed=st.integers(0, 2**31 - 1))
+def test_each_clip_is_mixed_with_one_of_its_group(seed):
+  b, group = 6, 3
   rng = np.random.default_rng(seed)
   video = rng.normal(size=(b, *SHAPE)).astype(np.float32)
   mixed, (first, second, lam) = mix(

@@ -153,9 +153,11 @@ def run(config, params, gradients, clip_norm=0.0):
 
 
 @pytest.mark.parametrize(
-  ("name", "oracle"), [("sgd", torch_sgd), ("adamw", torch_adamw)]
+  ("name", "oracle", "atol"),
+  # 1 - 0.999^t of AdamW's first steps loses digits in float32.
+  [("sgd", torch_sgd, 2e-6), ("adamw", torch_adamw, 2e-5)],
 )
-def test_optimisers_follow_the_rule_of_pytorch(name, oracle):
+def test_optimisers_follow_the_rule_of_pytorch(name, oracle, atol):
   rng = np.random.default_rng(0)
   start, gradients = arrays(rng), [arrays(rng) for _ in RATES]
   result, _ = run(optimizer_config(name=name), start, gradients)
@@ -163,7 +165,7 @@ def test_optimisers_follow_the_rule_of_pytorch(name, oracle):
     decay = 0.0 if path == "head/bias" else 0.05
     for at in np.ndindex(start[i].shape):
       expected = oracle(start[i][at], [g[i][at] for g in gradients], decay)
-      np.testing.assert_allclose(result[i][at], expected, rtol=2e-5, atol=2e-6)
+      np.testing.assert_allclose(result[i][at], expected, rtol=2e-5, atol=atol)
 
 
 def test_weights_decay_without_any_gradient_except_the_exempt():

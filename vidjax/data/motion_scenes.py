@@ -21,7 +21,7 @@ _DARK = 0.3  # brightness of an object's mark
 _MARK_FROM = 0.2  # the mark covers local x above this, in radii
 _BAR = 0.45  # half-width of a bar, in radii
 _DISTRACTORS = 3
-_OCTAVES = ((3, 10.0), (7, 7.0), (15, 5.0))  # cells per side, grey levels
+_OCTAVES = ((3, 6.0), (7, 4.0), (15, 3.0))  # cells per side, grey levels
 _STRIPES = 0.12  # relative contrast of an object's texture
 
 Times = Float64[np.ndarray, " t"]
@@ -49,9 +49,7 @@ class Pose:
   gap: Times
 
 
-def _move_left(
-  rng: np.random.Generator, pose: Pose, progress: Times
-) -> Pose:
+def _move_left(rng: np.random.Generator, pose: Pose, progress: Times) -> Pose:
   x, y = _crossing(rng, pose, progress)
   return dataclasses.replace(pose, x=x, y=y)
 
@@ -114,9 +112,7 @@ CLASSES: tuple[str, ...] = tuple(
   name for first, second, _ in PAIRS for name in (first, second)
 )
 # The class of each class's clips played backwards.
-REVERSED: dict[int, int] = {
-  label: label ^ 1 for label in range(len(CLASSES))
-}
+REVERSED: dict[int, int] = {label: label ^ 1 for label in range(len(CLASSES))}
 # The class of the mirrored clips (left to right), where it is another one.
 FLIPPED: dict[int, int] = {
   CLASSES.index(a): CLASSES.index(b)
@@ -185,7 +181,7 @@ def _progress(rng: np.random.Generator, frames: int) -> Times:
 
 def _background(rng: np.random.Generator, frames: int, size: int) -> Maps:
   """Grey noise of several scales that drifts evenly."""
-  grey = np.full((frames, size, size), rng.uniform(170, 205), np.float32)
+  grey = np.full((frames, size, size), rng.uniform(120, 136), np.float32)
   steps = np.linspace(-0.5, 0.5, frames)
   drift = rng.uniform(-0.15, 0.15, 2)[:, None] * steps
   contrast = rng.uniform(0.6, 1.2)
@@ -233,7 +229,7 @@ def _add_object(
   colour = _saturated(rng)
   wave = rng.uniform(3, 6) * _direction(rng.uniform(0, 2 * math.pi))
   cut = rng.uniform(0, 2 * math.pi)
-  video = np.repeat(canvas[..., None], 3, axis=-1)
+  covered, paint = np.zeros_like(canvas), np.zeros_like(canvas)
   for side in (-1, 1) if pose.gap.any() else (0,):
     aside = side * pose.gap / 2
     x, y = pose.x + aside * math.cos(cut), pose.y + aside * math.sin(cut)
@@ -246,9 +242,11 @@ def _add_object(
     dark = _cover(_MARK_FROM - u, pose.radius)
     light *= 1 - (1 - _DARK) * dark
     cover = _cover(distance, pose.radius)
-    cover *= pose.opacity.astype(np.float32)[:, None, None]
-    video += cover[..., None] * (light[..., None] * colour - video)
-  return video
+    covered += cover
+    paint += cover * light
+  opacity = pose.opacity.astype(np.float32)[:, None, None]
+  behind = canvas * (1 - opacity * covered)
+  return behind[..., None] + (opacity * paint)[..., None] * colour
 
 
 def _saturated(rng: np.random.Generator) -> Float32[np.ndarray, "3"]:

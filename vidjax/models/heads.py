@@ -10,7 +10,7 @@ from jaxtyping import DTypeLike, Float
 
 from vidjax.checks import one_of
 from vidjax.nn.attention import Block
-from vidjax.nn.init import torch_init, zeros
+from vidjax.nn.init import torch_init, vit_init
 from vidjax.nn.layers import dropout, gelu, layer_norm, linear
 from vidjax.nn.temporal import BlockShape, Grid, Temporal
 
@@ -36,7 +36,9 @@ class AverageHead(nnx.Module):
     rngs: nnx.Rngs,
   ):
     self.dropout_rate = dropout_rate
-    self.fc = linear(dim, num_classes, init=_small_init, dtype=dtype, rngs=rngs)
+    self.fc = linear(
+      dim, num_classes, init=vit_init(0.001), dtype=dtype, rngs=rngs
+    )
 
   def __call__(
     self, features: Frames, *, train: bool, rngs: nnx.Rngs | None
@@ -79,12 +81,11 @@ class TemporalAttentionHead(nnx.Module):
   ):
     hidden = dim if mlp_dim is None else mlp_dim
     random = {"dtype": dtype, "rngs": rngs}
-    shape = BlockShape(dim, heads, norm_eps=1e-5)
+    shape = BlockShape(dim, heads, norm_eps=1e-5, init=torch_init)
     self.dropout_rate = dropout_rate
     self.class_token = nnx.Param(jnp.zeros((dim,)))
     self.blocks = nnx.List(
-      Block(shape, Temporal(), qkv_bias=False, init=torch_init, **random)
-      for _ in range(layers)
+      Block(shape, Temporal(), qkv_bias=False, **random) for _ in range(layers)
     )
     self.norm = layer_norm(dim, eps=shape.norm_eps, **random)
     self.fc1 = linear(dim, hidden, init=torch_init, **random)

@@ -25,6 +25,7 @@ TINY: dict[str, Any] = {
   "depth": 4,
   "heads": 4,
   "dropout_rate": 0.0,
+  "init_std": 0.1,
 }
 MIXING: dict[str, Any] = {
   "op": "mixing",

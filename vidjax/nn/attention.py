@@ -7,7 +7,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import DTypeLike, Float
 
-from vidjax.nn.init import LinearInit, vit_init
+from vidjax.nn.init import LinearInit
 from vidjax.nn.layers import Mlp, dropout, layer_norm, linear
 from vidjax.nn.temporal import BlockShape, Grid, Temporal, Tokens
 
@@ -75,7 +75,7 @@ class Attention(nnx.Module):
     *,
     qkv_bias: bool = True,
     dropout_rate: float = 0.0,
-    init: LinearInit = vit_init,
+    init: LinearInit,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
   ):
@@ -120,13 +120,12 @@ class Block(nnx.Module):
   """A pre-norm transformer block with a temporal plug.
 
   Args:
-    shape: channels, heads and norm epsilon.
+    shape: channels, heads, norm epsilon and initial values.
     temporal: the plug; `Temporal()` keeps attention inside each frame.
     mlp_ratio: hidden width of the MLP over `dim`.
     qkv_bias: whether q, k and v have a bias.
     drop_path: rate of dropped residual branches.
     attention_dropout: rate of dropped attention weights.
-    init: initial values of the linear layers.
     dtype: compute dtype.
     rngs: keys of the initial values.
   """
@@ -140,7 +139,6 @@ class Block(nnx.Module):
     qkv_bias: bool = True,
     drop_path: float = 0.0,
     attention_dropout: float = 0.0,
-    init: LinearInit = vit_init,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
   ):
@@ -153,12 +151,14 @@ class Block(nnx.Module):
       shape.heads,
       qkv_bias=qkv_bias,
       dropout_rate=attention_dropout,
-      init=init,
+      init=shape.init,
       dtype=dtype,
       rngs=rngs,
     )
     self.norm2 = layer_norm(dim, eps=shape.norm_eps, dtype=dtype, rngs=rngs)
-    self.mlp = Mlp(dim, int(dim * mlp_ratio), init=init, dtype=dtype, rngs=rngs)
+    self.mlp = Mlp(
+      dim, int(dim * mlp_ratio), init=shape.init, dtype=dtype, rngs=rngs
+    )
 
   def __call__(
     self, x: Tokens, grid: Grid, *, train: bool, rngs: nnx.Rngs | None

@@ -11,9 +11,6 @@ Initializer = Callable[..., Any]
 LinearInit = Callable[[int], tuple[Initializer, Initializer]]
 
 zeros: Initializer = nnx.initializers.zeros_init()
-# The official truncated normal cuts at +-2 absolute, a hundred deviations
-# away: a plain normal.
-normal_02: Initializer = nnx.initializers.normal(0.02)
 
 
 def uniform_fan_in(fan_in: int) -> Initializer:
@@ -27,10 +24,13 @@ def uniform_fan_in(fan_in: int) -> Initializer:
   return init
 
 
-def vit_init(fan_in: int) -> tuple[Initializer, Initializer]:
-  """Normal weights of deviation 0.02 and zero biases (ViT)."""
-  del fan_in
-  return normal_02, zeros
+def vit_init(std: float) -> LinearInit:
+  """Normal weights of a deviation and zero biases (ViT: 0.02).
+
+  The official truncated normal cuts at +-2 absolute, so far away that it is a
+  plain normal.
+  """
+  return lambda fan_in: (nnx.initializers.normal(std), zeros)
 
 
 def torch_init(fan_in: int) -> tuple[Initializer, Initializer]:

@@ -173,7 +173,9 @@ class DividedAttention(Temporal):
   def __init__(self, block: BlockShape, *, dtype: DTypeLike, rngs: nnx.Rngs):
     dim = block.dim
     self.norm = layer_norm(dim, eps=block.norm_eps, dtype=dtype, rngs=rngs)
-    self.attention = Attention(dim, block.heads, dtype=dtype, rngs=rngs)
+    self.attention = Attention(
+      dim, block.heads, init=block.init, dtype=dtype, rngs=rngs
+    )
     self.fc = linear(dim, dim, init=zero_init, dtype=dtype, rngs=rngs)
 
   def before(

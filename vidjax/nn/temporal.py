@@ -23,6 +23,8 @@ import jax
 from flax import nnx
 from jaxtyping import Float
 
+from vidjax.nn.init import LinearInit
+
 Tokens = Float[jax.Array, "b t n c"]
 
 
@@ -35,11 +37,19 @@ class Grid(NamedTuple):
 
 
 class BlockShape(NamedTuple):
-  """What a plug may need to know about the block it sits in."""
+  """What a block and its plug are built from.
+
+  Attributes:
+    dim: channels c.
+    heads: attention heads g.
+    norm_eps: epsilon of the layer norms.
+    init: initial values of the linear layers.
+  """
 
   dim: int
   heads: int
   norm_eps: float
+  init: LinearInit
 
 
 class Temporal(nnx.Module):

@@ -11,7 +11,7 @@ import pathlib
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, SupportsFloat
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +99,7 @@ class Checkpoints:
     self,
     step: int,
     state: Any,
-    metrics: Mapping[str, float] | None = None,
+    metrics: Mapping[str, SupportsFloat] | None = None,
     *,
     wait: bool = False,
   ) -> None:
@@ -168,16 +168,7 @@ class Checkpoints:
       CheckpointError: if there is no such checkpoint, if it does not fit
         (every leaf that differs is named), or if its files are damaged.
     """
-    newest = self.latest_step()
-    step = newest if step is None else step
-    if step is None or step not in self._scores():
-      steps = ", ".join(map(str, self._scores())) or "none"
-      what = (
-        "no checkpoint" if step is None else f"no checkpoint of step {step}"
-      )
-      raise CheckpointError(
-        f"there is {what} in {self.directory} (complete ones: {steps})"
-      )
+    step = self._existing(step)
     expected = {k: _placed(v) for k, v in _flatten(abstract_state).items()}
     saved = self._read(step, lambda: self._checkpointer.metadata(step))
     if saved.metadata is None:
@@ -191,23 +182,40 @@ class Checkpoints:
         "model and optimiser; use the configuration of its run, or another "
         "work directory:\n" + "\n".join(f"  {line}" for line in problems)
       )
-    tree = self._read(
-      step,
-      lambda: self._checkpointer.load(
-        step, traverse_util.unflatten_dict(expected)
-      ),
-    )
-    flat = traverse_util.flatten_dict(tree)
     checksums = (saved.custom_metadata or {}).get("checksums", {})
+    flat = self._load(step, expected, checksums)
+    structure = jax.tree.structure(abstract_state)
+    return structure.unflatten([flat[path] for path in expected])
+
+  def _existing(self, step: int | None) -> int:
+    newest = self.latest_step()
+    chosen = newest if step is None else step
+    if chosen is None or chosen not in self._scores():
+      of_step = "" if chosen is None else f" of step {chosen}"
+      complete = ", ".join(map(str, self._scores())) or "none"
+      raise CheckpointError(
+        f"there is no checkpoint{of_step} in {self.directory} (complete ones: "
+        f"{complete})"
+      )
+    return chosen
+
+  def _load(
+    self,
+    step: int,
+    expected: Mapping[Path, jax.ShapeDtypeStruct],
+    checksums: Mapping[str, int],
+  ) -> dict[Path, jax.Array]:
+    nested = traverse_util.unflatten_dict(expected)
+    tree = self._read(step, lambda: self._checkpointer.load(step, nested))
+    flat: Any = traverse_util.flatten_dict(tree)
     altered = [
       name
-      for name, sum_ in _checksums(flat).items()
-      if sum_ != checksums.get(name)
+      for name, value in _checksums(flat).items()
+      if value != checksums.get(name)
     ]
     if altered:
       raise self._damaged(step, f"altered arrays: {', '.join(altered)}")
-    structure = jax.tree.structure(abstract_state)
-    return structure.unflatten([flat[path] for path in expected])
+    return flat
 
   def _score(self, metrics: Any) -> float:
     value = metrics.get(self._best_metric, math.nan)

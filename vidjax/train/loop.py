@@ -52,17 +52,9 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   train_split, eval_split = open_splits(config, workdir)
   epoch = count_steps_per_epoch(train_split, config.data.batch_size)
 
-  def steps(name: str, section: Config, prefix: str = "") -> int:
-    return in_steps(
-      name,
-      epochs=section[f"{prefix}epochs"],
-      steps=section[f"{prefix}steps"],
-      steps_per_epoch=epoch,
-    )
-
-  total = steps("train", config.train)
-  eval_every = steps("eval.every", config.eval, "every_")
-  save_every = steps("checkpoint.every", config.checkpoint, "every_")
+  total = in_steps("train.", config.train, epoch)
+  eval_every = in_steps("eval.every_", config.eval, epoch)
+  save_every = in_steps("checkpoint.every_", config.checkpoint, epoch)
 
   # --- model, state, evaluation
   run = build(config, total, epoch)
@@ -159,12 +151,47 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def evaluate_only(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
-  """Evaluates the best checkpoint of a work directory (else its newest).
+  """Evaluates the best checkpoint of a work directory, else its newest.
+
+  Args:
+    config: complete configuration; its model must be the checkpoint's.
+    workdir: folder with `checkpoints`.
+
+  Returns:
+    The summary that is also written to summary.json.
 
   Raises:
     ValueError: if there is no checkpoint, or it does not fit the model.
   """
-  raise NotImplementedError
+  prepare_workdir(workdir, config)
+  train_split, eval_split = open_splits(config, workdir)
+  epoch = count_steps_per_epoch(train_split, config.data.batch_size)
+  run = build(config, in_steps("train.", config.train, epoch), epoch)
+  with Checkpoints(
+    workdir / "checkpoints",
+    keep=config.checkpoint.keep,
+    best_metric=config.checkpoint.best,
+  ) as checkpoints:
+    step = checkpoints.best_step() or checkpoints.latest_step()
+    if step is None:
+      raise ValueError(
+        f"{workdir} has no checkpoint to evaluate; train first, or name the "
+        "work directory of a training run"
+      )
+    state = checkpoints.restore(run.abstract_state, step)
+  began = time.perf_counter()
+  evaluate = make_evaluator(run.definition, config, eval_split, run.mesh)
+  evaluation = evaluate(state.eval_params, state.stats)
+  logging.info("step %d: %s", step, evaluation.describe())
+  return write_results(
+    workdir,
+    config,
+    run,
+    evaluation,
+    eval_split,
+    step=step,
+    seconds=time.perf_counter() - began,
+  )
 
 
 def _check_finite(step: int, metrics: dict[str, jax.Array]) -> None:

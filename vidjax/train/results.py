@@ -21,7 +21,15 @@ from vidjax.report import write_report
 from vidjax.train.run import Run
 
 EXAMPLES = 6  # of right and of wrong predictions each
-_PACKAGES = ("vidjax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "av")
+_PACKAGES = (
+  "vidjax",
+  "jax",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "grain",
+  "av",
+)
 
 
 def prepare_workdir(workdir: pathlib.Path, config: Config) -> None:
@@ -66,7 +74,7 @@ def write_results(
     evaluation: the last evaluation.
     manifest: the evaluated split.
     step: optimiser steps of the evaluated parameters.
-    seconds: wall time of this process's training.
+    seconds: wall time of the training or evaluation.
 
   Returns:
     The summary.
@@ -77,7 +85,7 @@ def write_results(
     "params": run.parameters,
     "gmacs_per_view": round(run.multiply_adds / 1e9, 3),
     "steps": step,
-    "train_seconds": round(seconds, 1),
+    "wall_seconds": round(seconds, 1),
     **evaluation.metrics,
     "eval/views": evaluation.views,
     "eval/videos": len(manifest.clips),
@@ -132,13 +140,15 @@ def _write_examples(
       frames[0].save(
         path, save_all=True, append_images=frames[1:], duration=120, loop=0
       )
-      examples.append({
-        "id": manifest.clips[index].id,
-        "label": manifest.clips[index].label,
-        "prediction": int(evaluation.prediction[index]),
-        "probability": float(evaluation.probability[index]),
-        "frames": str(path.relative_to(workdir)),
-      })
+      examples.append(
+        {
+          "id": manifest.clips[index].id,
+          "label": manifest.clips[index].label,
+          "prediction": int(evaluation.prediction[index]),
+          "probability": float(evaluation.probability[index]),
+          "frames": str(path.relative_to(workdir)),
+        }
+      )
   return examples
 
 

@@ -49,9 +49,7 @@ class Run:
   multiply_adds: int
 
 
-def build(
-  config: Config, total_steps: int, steps_per_epoch: int
-) -> Run:
+def build(config: Config, total_steps: int, steps_per_epoch: int) -> Run:
   """Builds the run that a configuration describes; computes nothing.
 
   The forward pass is traced once, so options that do not fit each other fail

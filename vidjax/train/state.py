@@ -23,7 +23,8 @@ class TrainState:
     ema: moving average of `params`; None if it is off.
   """
 
-  step: jax.Array
+  # Any: trees of the state's shapes and shardings are of this class too.
+  step: Any
   params: Tree
   stats: Tree
   opt_state: Any

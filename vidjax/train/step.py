@@ -86,7 +86,7 @@ def make_train_step(
       ema = update_ema(ema, params, options.ema_decay)
     metrics = {
       "loss": value,
-      "gradient_norm": optax.global_norm(gradients),
+      "gradient_norm": optax.tree.norm(gradients),
       "lr": schedule(state.step),
       **aux,
     }

@@ -1,0 +1,223 @@
+import functools
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from vidjax.models.cost import count_parameters, multiply_adds
+from vidjax.models.registry import MODELS, create_model
+from vidjax.models.vit import ViT
+from vidjax.nn.functional import split
+from vidjax.tools import profile_model
+from vidjax.tools.published import PUBLISHED
+
+XVIT = [name for name in MODELS if name in PUBLISHED]
+profile = functools.cache(profile_model.profile)
+
+
+@pytest.fixture(scope="module")
+def published(shared):
+  return json.loads((shared / "published.json").read_text())["models"]
+
+
+@pytest.mark.parametrize("name", XVIT)
+def test_published_figures_are_reached(published, name):
+  row, want = profile(name), published[name]
+  assert row["params"] == want["params"]
+  assert row["gmacs_per_view"] == pytest.approx(
+    want["gmacs_per_view"], rel=0.01
+  )
+
+
+def test_figures_beside_the_profile_are_the_published_ones(published):
+  for name, row in PUBLISHED.items():
+    want = published[name]
+    assert row["published_params"] == want["params"]
+    assert row["published_gmacs_per_view"] == want["gmacs_per_view"]
+    assert row["published"] == want["published"]
+    assert row["views"] == want["views"]
+  assert PUBLISHED.keys() == published.keys() & MODELS.keys()
+
+
+def vit_macs(size, patch, dim, depth, frames, *, keys=None):
+  """L (12 N C^2 + 2 N M C) + 3 S K^2 C a frame, M keys of a query."""
+  patches = (size // patch) ** 2
+  tokens = patches + 1
+  keys = tokens if keys is None else keys(tokens)
+  block = 12 * tokens * dim**2 + 2 * tokens * keys * dim
+  return frames * (depth * block + 3 * patches * patch**2 * dim)
+
+
+def attention_head_macs(frames, dim, classes):
+  n = frames + 1
+  return 12 * n * dim**2 + 2 * n * n * dim + dim**2 + dim * classes
+
+
+@pytest.mark.parametrize(
+  ("name", "macs"),
+  [
+    (
+      "xvit_b16_k400",
+      vit_macs(224, 16, 768, 12, 16) + attention_head_macs(16, 768, 400),
+    ),
+    (
+      "xvit_l32_8f_ssv2",
+      vit_macs(224, 32, 1024, 24, 8) + attention_head_macs(8, 1024, 174),
+    ),
+    ("vit_motion", vit_macs(64, 8, 96, 4, 8) + 96 * 12),
+    (
+      "vit_joint_motion",
+      vit_macs(64, 8, 96, 4, 8, keys=lambda tokens: 8 * tokens) + 96 * 12,
+    ),
+    (
+      "timesformer_motion",
+      vit_macs(64, 8, 96, 4, 8)
+      + 96 * 12
+      # Temporal attention of 64 patches over 8 frames, and its linear layer.
+      + 4 * 8 * 64 * (5 * 96**2 + 2 * 8 * 96),
+    ),
+  ],
+)
+def test_closed_form(name, macs):
+  assert profile(name)["gmacs_per_view"] == round(macs / 1e9, 3)
+
+
+@pytest.mark.parametrize(
+  "name", ["vit_motion", "tsm_vit_motion", "tokshift_vit_motion"]
+)
+def test_shifts_cost_nothing(name):
+  row, plain = profile(name), profile("vit_motion")
+  assert row["params"] == plain["params"]
+  assert row["gmacs_per_view"] == plain["gmacs_per_view"]
+
+
+def test_count_is_exact_and_independent_of_remat():
+  video = jax.ShapeDtypeStruct((2, 3, 32, 40, 3), jnp.float32)
+  for remat in ("none", "block"):
+    model = nnx.eval_shape(
+      lambda remat=remat: create_model("vit_motion", depth=2, remat=remat)
+    )
+    tokens, patches = 4 * 5 + 1, 4 * 5
+    block = 12 * tokens * 96**2 + 2 * tokens**2 * 96
+    frame = 2 * block + 3 * patches * 8**2 * 96
+    position = multiply_adds_of_positions(8, 4, 5, 96)
+    want = 6 * frame + 2 * 96 * 12 + position
+    assert multiply_adds(model, video) == want
+
+
+def multiply_adds_of_positions(side, rows, columns, dim):
+  """The cheapest order of the table's two resizing products."""
+  first_rows = rows * side * side * dim + rows * columns * side * dim
+  first_columns = side * columns * side * dim + rows * columns * side * dim
+  both = rows * columns * side * side * (1 + dim)
+  return min(first_rows, first_columns, both)
+
+
+class Counted(ViT):
+  """A product of each kind that a model may hold, and no ViT at all."""
+
+  def __init__(self):
+    self.w = nnx.Param(jnp.zeros((4, 5)))
+
+  def __call__(self, video, *, train=False, rngs=None):
+    b = video.shape[0]
+    x = jax.lax.conv_general_dilated(  # b 8 8 6, kernel 3 x 3 x 3
+      video[:, 0],
+      jnp.zeros((3, 3, 3, 6)),
+      (2, 2),
+      "SAME",
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    x = jax.lax.conv_general_dilated(  # b 8 8 4 in two groups of 3 inputs
+      x,
+      jnp.zeros((1, 1, 3, 4)),
+      (1, 1),
+      "SAME",
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      feature_group_count=2,
+    )
+    x = jax.jit(lambda x: x @ self.w[...])(x)
+    x = jnp.einsum("bhwi,bhwj->bij", x, x)
+    x, _ = jax.lax.scan(lambda x, _: (x @ x, None), x, length=7)
+    return x.reshape(b, -1)
+
+
+def test_counts_convolutions_products_and_loops():
+  model = nnx.eval_shape(Counted)
+  video = jax.ShapeDtypeStruct((2, 1, 16, 16, 3), jnp.float32)
+  want = 2 * 64 * 6 * 27 + 2 * 64 * 4 * 3 + 2 * 64 * 4 * 5
+  want += 2 * 64 * 25 + 7 * 2 * 125
+  assert multiply_adds(model, video) == want
+
+
+def test_parameters_are_counted_without_statistics():
+  norm = nnx.BatchNorm(6, rngs=nnx.Rngs(0))
+  assert count_parameters(norm) == 12
+  model = nnx.eval_shape(lambda: create_model("xvit_motion"))
+  leaves = jax.tree.leaves(split(model)[1])
+  assert count_parameters(model) == sum(math.prod(x.shape) for x in leaves)
+
+
+def test_json(capsys):
+  names = ["xvit_motion", "vit_motion"]
+  assert profile_model.main([*names, "--json"]) == 0
+  rows = json.loads(capsys.readouterr().out)
+  assert [row["name"] for row in rows] == names
+  keys = {
+    "name",
+    "system",
+    "frames",
+    "image_size",
+    "params",
+    "gmacs_per_view",
+  }
+  assert all(set(row) == keys for row in rows)
+  assert rows[0] == profile("xvit_motion")
+
+
+def test_json_has_the_published_figures():
+  row = profile("xvit_b16_k400")
+  assert json.loads(json.dumps(row)) == row
+  assert row["published_params"] == 93_790_864
+  assert row["published"] == {"K400": [80.2, 94.7]}
+
+
+def test_table(capsys, monkeypatch):
+  monkeypatch.setattr(profile_model, "profile", profile)
+  assert profile_model.main(["xvit_b16_k400", "vit_motion"]) == 0
+  header, first, second = capsys.readouterr().out.splitlines()
+  assert header.split()[:2] == ["model", "frames"]
+  assert first.split()[:5] == [
+    "xvit_b16_k400",
+    "16",
+    "224",
+    "93,790,864",
+    "93,790,864",
+  ]
+  assert second.split() == ["vit_motion", "8", "64", "474,348", "0.265"]
+
+
+def test_all_means_every_model(capsys, monkeypatch):
+  monkeypatch.setattr(
+    profile_model, "profile", lambda name: {"name": name, "params": 1}
+  )
+  assert profile_model.main(["--all", "--json"]) == 0
+  rows = json.loads(capsys.readouterr().out)
+  assert [row["name"] for row in rows] == sorted(MODELS)
+
+
+def test_unknown_model(capsys):
+  assert profile_model.main(["xvit_b16"]) == 2
+  captured = capsys.readouterr()
+  assert captured.out == ""
+  assert "there is no model 'xvit_b16'; did you mean" in captured.err
+
+
+def test_no_model(capsys):
+  with pytest.raises(SystemExit) as stopped:
+    profile_model.main([])
+  assert stopped.value.code == 2
+  assert "name a model or give --all" in capsys.readouterr().err
