@@ -9,6 +9,7 @@ and on accelerators prints the share of the peak FLOP/s.
 """
 
 import argparse
+import functools
 import json
 import re
 import statistics
@@ -100,8 +101,8 @@ def main() -> None:
       for label, (definition, params, stats) in built.items()
     }
     runs = {
-      label: lambda label=label: compiled[label](built[label][1], video)
-      for label in compiled
+      label: functools.partial(program, built[label][1], video)
+      for label, program in compiled.items()
     }
     times = interleave(runs, arguments.rounds)
     medians = {label: statistics.median(t) for label, t in times.items()}

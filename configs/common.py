@@ -6,8 +6,10 @@ Durations are given as `*_steps` or `*_epochs` (exactly one of a pair is set).
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
+from ml_collections import config_dict
 
 from vidjax import model_options
 
@@ -121,8 +123,20 @@ def get_config() -> ml_collections.ConfigDict:
 def set_model(c: ml_collections.ConfigDict, name: str) -> None:
   """Makes a registered model, with all of its options, the page's model."""
   with c.unlocked():
-    c.model = ml_collections.ConfigDict(model_options(name))
+    c.model = ml_collections.ConfigDict(_settable(model_options(name)))
   c.data.image_size = c.model.image_size
+
+
+def _settable(options: dict[str, Any]) -> dict[str, Any]:
+  """Gives options that are None a type, so that a flag can set them."""
+  return {
+    key: _settable(value)
+    if isinstance(value, dict)
+    else config_dict.placeholder(object)
+    if value is None
+    else value
+    for key, value in options.items()
+  }
 
 
 def smoke(c: ml_collections.ConfigDict) -> None:

@@ -34,22 +34,38 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   c.data.update(
     {
       "source": "motion",
-      "batch_size": 32,
+      "batch_size": 16,
       "frames": 8,
       "sampling": "segments",
       "crop": "shift",
       "flip": 0.5,
     }
   )
-  c.train.update({"epochs": 5.0, "clip_norm": 1.0, "log_every_steps": 20})
-  c.optimizer.update({"name": "adamw", "weight_decay": 0.05})
-  c.schedule.update(
+  c.motion.update({"train_clips": 3600})
+  c.train.update({"epochs": 8.0, "clip_norm": 1.0})
+  c.optimizer.update(
     {
-      "base_lr": 2e-3,
-      "warmup_lr": 0.0,
-      "warmup_epochs": 0.5,
+      "name": "adamw",
+      "betas": (0.9, 0.99),
+      "weight_decay": 0.05,
+      "no_decay": (r"/(bias|scale)$",),
     }
   )
-  c.eval.update({"batch_size": 64, "clips": 1, "crops": 1})
+  c.schedule.update(
+    {
+      "base_lr": 1e-3,
+      "warmup_lr": 0.0,
+      "warmup_epochs": 0.8,
+    }
+  )
+  c.eval.update(
+    {
+      "batch_size": 96,
+      "clips": 1,
+      "crops": 1,
+      "every_epochs": 2.0,
+    }
+  )
+  c.checkpoint.update({"every_epochs": 2.0})
   common.apply_variant(c, variant, MODELS)
   return c

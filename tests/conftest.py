@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax
 import pytest
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
@@ -13,3 +14,16 @@ def shared() -> pathlib.Path:
   if not SHARED.is_dir():
     pytest.skip("the reference data (../shared) is not beside this checkout")
   return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """Lets tests that compile the same program share the result.
+
+  With several workers it is common to all of them.
+  """
+  base = tmp_path_factory.getbasetemp()
+  folder = (base.parent if base.name.startswith("popen") else base) / "xla"
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  return folder

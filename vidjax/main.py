@@ -9,8 +9,10 @@ same command then continues the run.
 """
 
 import json
+import logging as stdlib_logging
 import pathlib
 import sys
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -19,12 +21,12 @@ _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Configuration file, e.g. configs/xvit_motion.py[:variant]."
 )
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Folder of checkpoints, metrics and report."
+  "workdir", None, "Folder of checkpoints, metrics and report.", required=True
 )
 _MODE = flags.DEFINE_enum(
   "mode", "train", ["train", "eval"], "Train, or evaluate a checkpoint."
 )
-flags.mark_flags_as_required(["config", "workdir"])
+flags.mark_flag_as_required("config")
 
 
 def main(arguments: list[str]) -> None:
@@ -33,18 +35,53 @@ def main(arguments: list[str]) -> None:
     raise app.UsageError(
       f"unexpected argument {arguments[1]!r}; options are --name=value"
     )
+  _quiet_libraries()
   # Not at the top: decoding workers import this module and need no JAX.
   from vidjax.train import loop
 
   run = {"train": loop.train, "eval": loop.evaluate_only}[_MODE.value]
   try:
     summary = run(_CONFIG.value, pathlib.Path(_WORKDIR.value))
-  except (ValueError, OSError, loop.NonFiniteError) as error:
+  except loop.EXPECTED_ERRORS as error:
     logging.debug("what led to the error:", exc_info=True)
     print(f"error: {error}", file=sys.stderr)
     sys.exit(1)
   print(json.dumps(summary))
 
 
+def _quiet_libraries() -> None:
+  """Keeps other libraries' messages below warnings out of the log."""
+  folder = str(pathlib.Path(__file__).parent)
+
+  def ours(record: stdlib_logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or record.pathname.startswith(
+      folder
+    )
+
+  if logging.get_verbosity() <= logging.INFO:
+    logging.get_absl_logger().addFilter(ours)
+
+
+def parse(arguments: list[str]) -> list[str]:
+  """Parses the flags; a wrong one ends the program with one sentence."""
+  try:
+    rest = flags.FLAGS(arguments)
+    _CONFIG.value.to_dict()  # reads the file, which is lazy
+  except (AttributeError, KeyError) as error:
+    _refuse(f"unknown configuration key {error}")
+  except (flags.Error, OSError, ValueError) as error:
+    cause: BaseException = error
+    while cause.__context__ is not None and "Traceback" in str(cause):
+      cause = cause.__context__  # what the flag's parser wraps
+    _refuse(str(cause))
+  return rest
+
+
+def _refuse(reason: str) -> NoReturn:
+  sentence = " ".join(reason.split())
+  print(f"error: in the command line: {sentence}", file=sys.stderr)
+  sys.exit(2)
+
+
 if __name__ == "__main__":
-  app.run(main)
+  app.run(main, flags_parser=parse)

@@ -89,6 +89,21 @@ def test_dropout(options):
   )
 
 
+def test_temporal_attention_drops_features_and_hidden_units():
+  # Without blocks the class token sees no frame: what differs is the second.
+  head = build(TA | {"layers": 0})
+
+  @oracles.jit
+  def run(x, key):
+    rngs = nnx.Rngs(dropout=key)
+    trained = head(x, train=True, rngs=rngs)
+    return trained - head(x, **EVAL), rngs.dropout.count[...]
+
+  change, draws = run(features(), jax.random.key(0))
+  assert np.abs(change).max() > 1e-2
+  assert int(draws) == 2
+
+
 def test_average_dropout_keeps_the_expectation():
   head = build({"kind": "average"}, dropout_rate=0.25)
   x = features()

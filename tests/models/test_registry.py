@@ -21,7 +21,7 @@ from vidjax.models.vit import ViT
 from vidjax.nn.plugs import JointAttention, Mixing
 from vidjax.nn.temporal import Temporal
 
-SMALL = {"image_size": 16, "dim": 24, "depth": 2, "heads": 3}
+SMALL = {"image_size": 16, "patch_size": 8, "dim": 24, "depth": 2, "heads": 3}
 
 
 def abstract(name, **options):
@@ -119,11 +119,13 @@ def test_overrides_keep_the_rest_of_the_same_operation():
   )
   plug = model.blocks[0].temporal
   assert isinstance(plug, Mixing)
-  assert (plug.segment, plug.shift_div) == (4, 4)
+  registered = model_options("xvit_motion")
+  assert plug.segment == 4
+  assert plug.shift_div == registered["temporal"]["shift_div"]
   assert isinstance(model.head, TemporalAttentionHead)
   assert len(model.head.blocks) == 2
-  assert model.head.blocks[0].attention.heads == 4
-  assert model_options("xvit_motion")["temporal"]["segment"] is None
+  assert model.head.blocks[0].attention.heads == registered["head"]["heads"]
+  assert registered["temporal"]["segment"] is None
 
 
 def test_overrides_replace_another_operation():
@@ -132,13 +134,11 @@ def test_overrides_replace_another_operation():
   )
   assert {type(b.temporal) for b in model.blocks} == {JointAttention}
   assert isinstance(model.head, AverageHead)
-  model = abstract("xvit_motion", temporal={"op": "mixing", "blocks": (1,)})
-  assert [type(b.temporal) for b in model.blocks] == [
-    Temporal,
-    Mixing,
-    Temporal,
-    Temporal,
-  ]
+  model = abstract(
+    "xvit_motion", depth=3, temporal={"op": "mixing", "blocks": (1,)}
+  )
+  plugs = [type(block.temporal) for block in model.blocks]
+  assert plugs == [Temporal, Mixing, Temporal]
 
 
 def test_create_model_is_reproducible():

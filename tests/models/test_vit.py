@@ -127,7 +127,7 @@ def test_logits_equal_the_equations():
 
 
 @pytest.mark.parametrize(
-  "name", ["tiny_k400yaml_16f", "tiny_posinterp40", "tiny_loc0_ta2"]
+  "name", ["tiny_k400yaml_16f", "tiny_posinterp40", "tiny_eps"]
 )
 def test_official_activations(shared, name):
   case = read_case(shared / f"golden/xvit/{name}.npz")
@@ -175,6 +175,8 @@ def test_initial_values():
   ):
     assert np.std(values) == pytest.approx(0.1, rel=0.2)
   np.testing.assert_array_equal(model.temporal_position[...], 0)
+  norms = [model.norm, model.blocks[0].norm1, model.blocks[1].norm2]
+  assert [norm.epsilon for norm in norms] == [1e-6] * 3
 
 
 def test_drop_path_grows_linearly():

@@ -44,12 +44,7 @@ def every_mix(segments):
   )
 
 
-@functools.partial(
-  jax.jit,
-  static_argnums=0,
-  # Moves are exact; unoptimised programs compile in half the time.
-  compiler_options={"xla_backend_optimization_level": 0},
-)
+@functools.partial(oracles.jit, static_argnums=0)
 def run(mixes, x):
   return [mix(x) for mix in mixes]
 
@@ -219,7 +214,7 @@ def test_reversed_time_swaps_the_groups(mix, seed):
 def test_gradient_is_the_transpose():
   mix = Mix(4, 2, segment=4)
   x, ct = oracles.normal(2, 1, 8, 1, 24)
-  got = jax.jit(lambda x, ct: jax.vjp(mix, x)[1](ct)[0])(x, ct)
+  got = oracles.jit(lambda x, ct: jax.vjp(mix, x)[1](ct)[0])(x, ct)
   # Column by column: the derivative of a linear map is the map itself.
   basis = np.eye(x.size, dtype=np.float32).reshape(-1, *x.shape[1:])
   want = [(mix.oracle(e[None]) * ct).sum() for e in basis]

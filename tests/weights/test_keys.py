@@ -8,6 +8,7 @@ from tests import oracles
 from tests.models import tiny
 from vidjax.models.registry import create_model
 from vidjax.nn.functional import merge, split
+from vidjax.tools import parity_xvit
 from vidjax.tools.golden import read_case
 from vidjax.weights import keys, xvit
 from vidjax.weights.keys import (
@@ -139,19 +140,8 @@ def test_golden_weights_round_trip(shared):
   """Values move to the right place: transposes, patches, squeezes."""
   case = read_case(shared / "golden/xvit/tiny_ta_div8.npz")
   official = case.under("w/")
-  template = nnx.eval_shape(
-    lambda: create_model(
-      "xvit_motion",
-      num_classes=7,
-      image_size=32,
-      dim=48,
-      depth=3,
-      heads=3,
-      temporal_positions=4,
-      head={"kind": "temporal_attention", "heads": 3},
-    )
-  )
-  params = xvit.TEMPORAL_ATTENTION.load(official, split(template)[1])
+  model, table = parity_xvit.build(case.official)
+  params = table.load(official, split(model)[1])
   kernel = params["blocks"]["2"]["attention"]["qkv"]["kernel"]
   weight = official["base_model.blocks.2.attn.qkv.weight"]
   np.testing.assert_array_equal(kernel[3], weight[:, 3])
@@ -161,7 +151,7 @@ def test_golden_weights_round_trip(shared):
   np.testing.assert_array_equal(
     patches[(row * 8 + column) * 3 + colour], weight[:, colour, row, column]
   )
-  exported = xvit.TEMPORAL_ATTENTION.export(params)
+  exported = table.export(params)
   dropped = {key for key in official if key.startswith("new_fc.")}
   assert exported.keys() == official.keys() - dropped
   for key, value in exported.items():

@@ -80,10 +80,14 @@ def _approach(rng: np.random.Generator, pose: Pose, progress: Times) -> Pose:
 def _rotate_clockwise(
   rng: np.random.Generator, pose: Pose, progress: Times
 ) -> Pose:
-  turn = math.radians(rng.uniform(110, 220))
-  radius = np.full_like(pose.radius, rng.uniform(0.2, 0.3))
+  turn = math.radians(rng.uniform(130, 210))
   return dataclasses.replace(
-    pose, angle=pose.angle + turn * progress, radius=radius
+    pose,
+    # Large and near the middle: a turn is the finest of these motions.
+    x=0.5 + 0.5 * (pose.x - 0.5),
+    y=0.5 + 0.5 * (pose.y - 0.5),
+    radius=np.full_like(pose.radius, rng.uniform(0.28, 0.38)),
+    angle=pose.angle + turn * progress,
   )
 
 

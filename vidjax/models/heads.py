@@ -18,11 +18,6 @@ Frames = Float[jax.Array, "b t c"]
 Logits = Float[jax.Array, "b k"]
 
 
-def _small_init(fan_in: int):
-  del fan_in
-  return nnx.initializers.normal(0.001), zeros
-
-
 class AverageHead(nnx.Module):
   """A linear classifier for each frame; the logits are averaged."""
 

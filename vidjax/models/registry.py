@@ -20,7 +20,7 @@ L32: dict[str, Any] = L16 | {"patch_size": 32}
 # For the built-in motion clips, 64 x 64 pixels.
 TINY: dict[str, Any] = {
   "image_size": 64,
-  "patch_size": 8,
+  "patch_size": 16,
   "dim": 96,
   "depth": 4,
   "heads": 4,

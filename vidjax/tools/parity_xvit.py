@@ -83,7 +83,7 @@ def run_model(case: Case) -> Result:
   definition, template, stats = split(model)
   params = table.load(case.under("w/"), template)
   video = rearrange(case.arrays["input"], "b c t h w -> b t h w c")
-  labels = case.arrays["labels"].astype(np.int32)
+  labels = jnp.asarray(case.arrays["labels"], jnp.int32)
 
   def loss_and_logits(params, video):
     logits = merge(definition, params, stats)(video)
@@ -123,7 +123,7 @@ def run_sgd(case: Case) -> Result:
   definition, template, stats = split(model)
   params = table.load(start.under("w/"), template)
   video = rearrange(start.arrays["input"], "b c t h w -> b t h w c")
-  labels = start.arrays["labels"].astype(np.int32)
+  labels = jnp.asarray(start.arrays["labels"], jnp.int32)
   rates = jnp.asarray(case.arrays["lrs"])
   optimizer = make_optimizer(
     ConfigDict(

@@ -9,8 +9,8 @@ import jax
 from absl import logging
 
 from vidjax.checks import Config
+from vidjax.data.pipeline import TooManyBadVideosError, train_batches
 from vidjax.data.pipeline import steps_per_epoch as count_steps_per_epoch
-from vidjax.data.pipeline import train_batches
 from vidjax.data.source import open_splits
 from vidjax.evaluate import make_evaluator
 from vidjax.train.checkpoint import Checkpoints
@@ -26,6 +26,16 @@ from vidjax.train.writers import MetricWriter, Progress
 
 class NonFiniteError(RuntimeError):
   """The loss or the gradient is no longer a number."""
+
+
+# What a user can mend: shown as one sentence, without a traceback.
+EXPECTED_ERRORS = (
+  ValueError,
+  OSError,
+  ImportError,
+  NonFiniteError,
+  TooManyBadVideosError,
+)
 
 
 def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:

@@ -5,13 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import optax
 from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
 
-from vidjax.checks import Config
-from vidjax.checks import one_of
+from vidjax.checks import Config, one_of
 from vidjax.models.cost import multiply_adds
 from vidjax.models.registry import create_model
 from vidjax.nn.functional import split

@@ -25,10 +25,10 @@ class TrainState:
 
   # Any: trees of the state's shapes and shardings are of this class too.
   step: Any
-  params: Tree
-  stats: Tree
+  params: Any
+  stats: Any
   opt_state: Any
-  ema: Tree | None
+  ema: Any
 
   @property
   def eval_params(self) -> Tree:

@@ -80,7 +80,7 @@ def make_train_step(
     updates, opt_state = optimizer.update(
       gradients, state.opt_state, state.params
     )
-    params = optax.apply_updates(state.params, updates)
+    params: Any = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
       ema = update_ema(ema, params, options.ema_decay)

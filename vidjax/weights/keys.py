@@ -117,7 +117,7 @@ class KeyTable:
     Raises:
       WeightsError: listing every unknown, missing and mis-shaped key.
     """
-    wanted = traverse_util.flatten_dict(dict(template), sep="/")
+    wanted: dict[str, Any] = traverse_util.flatten_dict(dict(template), sep="/")
     filled: dict[str, Any] = {}
     faults = []
     for key, value in source.items():
