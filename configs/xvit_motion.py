@@ -42,7 +42,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     }
   )
   c.motion.update({"train_clips": 3600})
-  c.train.update({"epochs": 8.0, "clip_norm": 1.0})
+  c.train.update({"epochs": 9.0, "clip_norm": 1.0})
   c.optimizer.update(
     {
       "name": "adamw",

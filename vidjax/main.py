@@ -68,9 +68,11 @@ def parse(arguments: list[str]) -> list[str]:
     rest = flags.FLAGS(arguments)
     _CONFIG.value.to_dict()  # reads the file, which is lazy
   except (AttributeError, KeyError) as error:
-    _refuse(f"unknown configuration key {error}")
+    cause = error.args[0]  # ml_collections wraps one in the other
+    key = cause.args[0] if isinstance(cause, KeyError) else cause
+    _refuse(f"unknown configuration key {key}")
   except (flags.Error, OSError, ValueError) as error:
-    cause: BaseException = error
+    cause = error
     while cause.__context__ is not None and "Traceback" in str(cause):
       cause = cause.__context__  # what the flag's parser wraps
     _refuse(str(cause))

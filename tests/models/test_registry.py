@@ -1,5 +1,6 @@
 import inspect
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,13 @@ from vidjax.models.vit import ViT
 from vidjax.nn.plugs import JointAttention, Mixing
 from vidjax.nn.temporal import Temporal
 
-SMALL = {"image_size": 16, "patch_size": 8, "dim": 24, "depth": 2, "heads": 3}
+SMALL: dict[str, Any] = {
+  "image_size": 16,
+  "patch_size": 8,
+  "dim": 24,
+  "depth": 2,
+  "heads": 3,
+}
 
 
 def abstract(name, **options):

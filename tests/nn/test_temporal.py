@@ -138,7 +138,7 @@ def test_patch_shift_attends_within_mixed_frames():
     for t in range(T):
       members = [((t - s) % T, n) for n, s in enumerate(MOSAIC)]
       rows = ([z[b, f, n] for f, n in members] for z in (q, k, v))
-      attended = oracles.attend(*rows, HEADS)
+      attended = oracles.attend(*rows, heads=HEADS)
       for (frame, n), row in zip(members, attended, strict=True):
         y[b, frame, n] = row
   np.testing.assert_allclose(
@@ -155,10 +155,11 @@ class Leap(Temporal):
     self.leap = leap
 
   def qkv(self, q, k, v, grid):
-    return tuple(
+    q, k, v = (
       rearrange(x, "b (m p s) n c -> b (m s) (p n) c", p=2, s=self.leap)
       for x in (q, k, v)
     )
+    return q, k, v
 
   def output(self, y, grid, frames):
     return rearrange(
@@ -175,7 +176,7 @@ def test_leap_pairs_equal_the_loop():
     for t in (0, 1, 2):
       pair = [t, t + 3]
       rows = (z[b, pair].reshape(2 * N, C) for z in (q, k, v))
-      y[b, pair] = oracles.attend(*rows, HEADS).reshape(2, N, C)
+      y[b, pair] = oracles.attend(*rows, heads=HEADS).reshape(2, N, C)
   np.testing.assert_allclose(
     oracles.call(module, x, Leap(3), GRID, **EVAL),
     oracles.linear(module.proj, y),

@@ -1,6 +1,5 @@
 import dataclasses
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +37,10 @@ def every_mix(segments):
   windows = [(w, False) for w in range(4)] + [(1, True), (2, True), (3, True)]
   return tuple(
     Mix(shift_div, window, boundary_only, segment, heads)
-    for shift_div, (window, boundary_only), segment, heads in itertools.product(
-      (2, 4, 5, 8), windows, segments, (None, 3)
-    )
+    for shift_div in (2, 4, 5, 8)
+    for window, boundary_only in windows
+    for segment in segments
+    for heads in (None, 3)
   )
 
 

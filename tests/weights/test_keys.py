@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,10 +43,12 @@ def parameters(head):
   return jax.device_get(split(tiny.vit(temporal=MIXING, head=head))[1])
 
 
+def flatten(tree) -> dict[str, Any]:
+  return traverse_util.flatten_dict(tree, sep="/")
+
+
 def assert_equal(tree, wanted):
-  flat, wanted = (
-    traverse_util.flatten_dict(t, sep="/") for t in (tree, wanted)
-  )
+  flat, wanted = flatten(tree), flatten(wanted)
   assert flat.keys() == wanted.keys()
   for path, leaf in flat.items():
     assert leaf.dtype == wanted[path].dtype
@@ -124,7 +128,7 @@ def test_all_official_keys_fill_the_full_size_model():
     key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()
   }
   filled = 0
-  wanted = traverse_util.flatten_dict(template, sep="/")
+  wanted = flatten(template)
   for key, value in source.items():
     found = xvit.TEMPORAL_ATTENTION.target(key)
     if found is None:

@@ -80,14 +80,15 @@ def _approach(rng: np.random.Generator, pose: Pose, progress: Times) -> Pose:
 def _rotate_clockwise(
   rng: np.random.Generator, pose: Pose, progress: Times
 ) -> Pose:
-  turn = math.radians(rng.uniform(130, 210))
+  """Turns the object about a point near the centre of the image."""
+  turn = math.radians(rng.uniform(120, 210)) * progress
+  phase, distance = rng.uniform(0, 2 * math.pi), rng.uniform(0.18, 0.25)
+  x, y = rng.uniform(0.45, 0.55, 2)
   return dataclasses.replace(
     pose,
-    # Large and near the middle: a turn is the finest of these motions.
-    x=0.5 + 0.5 * (pose.x - 0.5),
-    y=0.5 + 0.5 * (pose.y - 0.5),
-    radius=np.full_like(pose.radius, rng.uniform(0.28, 0.38)),
-    angle=pose.angle + turn * progress,
+    x=x + distance * np.cos(phase + turn),
+    y=y + distance * np.sin(phase + turn),
+    angle=pose.angle + turn,
   )
 
 
