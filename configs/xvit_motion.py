@@ -42,7 +42,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     }
   )
   c.motion.update({"train_clips": 3600})
-  c.train.update({"epochs": 9.0, "clip_norm": 1.0})
+  c.train.update({"epochs": 10.0, "clip_norm": 1.0})
   c.optimizer.update(
     {
       "name": "adamw",
@@ -55,7 +55,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     {
       "base_lr": 1e-3,
       "warmup_lr": 0.0,
-      "warmup_epochs": 0.8,
+      "warmup_epochs": 1.0,
     }
   )
   c.eval.update(

@@ -83,7 +83,7 @@ def test_frames_that_do_not_fit_the_segments(clips, tmp_path):
   config = smoke(clips)
   config.model.temporal.segment = 3
   with pytest.raises(
-    ValueError, match="8 frames does not divide into segments"
+    ValueError, match="8 frames does not divide into segments of 3"
   ):
     loop.train(config, tmp_path)
 
@@ -98,14 +98,14 @@ def test_wrong_label(clips, tmp_path):
   (root / "train.jsonl").write_text("\n".join([json.dumps(wrong), *lines[1:]]))
   config = smoke(root, data__source="manifest")
   with pytest.raises(
-    ValueError, match="has label 99, but labels.json lists 12"
+    ValueError, match=r"has label 99, but labels\.json lists 12"
   ):
     loop.train(config, tmp_path / "work")
 
 
 def test_wrong_number_of_classes(clips, tmp_path):
   config = smoke(clips, data__source="manifest", model__num_classes=7)
-  with pytest.raises(ValueError, match="model.num_classes=12"):
+  with pytest.raises(ValueError, match=r"model\.num_classes=12"):
     loop.train(config, tmp_path)
 
 

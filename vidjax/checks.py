@@ -1,6 +1,7 @@
 """Checks of arguments that fail with one sentence."""
 
-from collections.abc import Collection
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 # An `ml_collections.ConfigDict`: its attributes are dynamic, so a type checker
@@ -20,3 +21,57 @@ def one_of(name: str, value: T, allowed: Collection[T]) -> T:
     known = ", ".join(repr(a) for a in allowed)
     raise ValueError(f"{name} is {value!r}; use one of {known}")
   return value
+
+
+def at_least(least: int, **values: int) -> None:
+  """Checks that numbers are not below a limit.
+
+  Raises:
+    ValueError: naming the first that is.
+  """
+  for name, value in values.items():
+    if value < least:
+      raise ValueError(f"{name} is {value}; use {least} or more")
+
+
+def rates(**values: float) -> None:
+  """Checks that probabilities are in [0, 1).
+
+  Raises:
+    ValueError: naming the first that is not.
+  """
+  for name, value in values.items():
+    if not 0 <= value < 1:
+      raise ValueError(f"{name} is {value}; use a number in [0, 1)")
+
+
+def known_arguments(
+  what: str,
+  function: Callable[..., Any],
+  given: Mapping[str, Any],
+  context: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Returns what to call a function with: options, and context it wants.
+
+  Args:
+    what: named in the error.
+    function: whose parameters are looked up.
+    given: options of the user; each must be a parameter.
+    context: further values, passed on if they are parameters.
+
+  Raises:
+    ValueError: if the user gave an argument that the function lacks.
+  """
+  parameters = {
+    name
+    for name, p in inspect.signature(function).parameters.items()
+    if name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+  }
+  options = sorted(parameters - set(context))
+  unknown = sorted(set(given) - set(options))
+  if unknown:
+    raise ValueError(
+      f"{what} has no argument {unknown[0]!r}; its arguments are "
+      f"{', '.join(options) or 'none'}"
+    )
+  return dict(given) | {k: v for k, v in context.items() if k in parameters}

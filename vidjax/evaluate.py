@@ -30,7 +30,8 @@ class Evaluation:
     confusion: videos by true class (rows) and predicted class.
     prediction: class of each video of the manifest, in its order.
     probability: mean softmax of the views at that class.
-    failed: ids of videos that could not be read; they count as wrong.
+    failed: ids of all videos that could not be read, in the manifest's order;
+      they count as wrong.
   """
 
   metrics: dict[str, float]
@@ -77,6 +78,7 @@ def make_evaluator(
     )
     prediction = np.full(len(manifest.clips), -1, np.int64)
     probability = np.zeros(len(manifest.clips), np.float32)
+    readable = np.ones(len(manifest.clips), bool)
     host_batches = eval_batches(
       manifest,
       config.data,
@@ -96,6 +98,7 @@ def make_evaluator(
         real = found["mask"] > 0
         prediction[found["index"][real]] = found["prediction"][real]
         probability[found["index"][real]] = found["probability"][real]
+        readable[found["index"][real]] = found["readable"][real]
     result = sums.compute()
     return Evaluation(
       metrics={
@@ -108,7 +111,7 @@ def make_evaluator(
       confusion=result["confusion"],
       prediction=prediction,
       probability=probability,
-      failed=list(host_batches.bad.keys),
+      failed=[manifest.clips[i].id for i in np.flatnonzero(~readable)],
     )
 
   return evaluate

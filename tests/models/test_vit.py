@@ -258,6 +258,19 @@ def test_remat_with_dropout_recomputes_the_same_draws(monkeypatch):
       assert_same(results[seed], kept(tiny.video(3), seed))
 
 
+def test_remat_with_dropout_equals_none_for_the_same_key():
+  def train(remat):
+    model = tiny.vit(temporal=NONE, remat=remat, attention_dropout=0.3)
+
+    @oracles.jit
+    def run(video, key):
+      return model(video, train=True, rngs=nnx.Rngs(dropout=key))
+
+    return run(tiny.video(2), jax.random.key(0))
+
+  np.testing.assert_allclose(train("block"), train("none"), atol=1e-4)
+
+
 def test_remat_recomputes_in_the_backward_pass():
   def products(remat):
     model = tiny.vit(temporal=MIXING, remat=remat)

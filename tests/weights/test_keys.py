@@ -219,10 +219,6 @@ def test_an_empty_state_dict_misses_everything():
   assert all(line.startswith("nothing fills ") for line in lines)
 
 
-@pytest.mark.xfail(
-  strict=True,
-  reason="a missing path is hidden if another fault's text contains it",
-)
 def test_a_missing_path_that_ends_another_faulty_path_is_listed():
   params = parameters(TA)
   table = xvit.TEMPORAL_ATTENTION
@@ -239,11 +235,6 @@ def test_a_missing_path_that_ends_another_faulty_path_is_listed():
   assert len(lines) == 4
 
 
-@pytest.mark.xfail(
-  strict=True,
-  raises=(ValueError, RuntimeError),
-  reason="a transform that does not fit the rank raises an error of its own",
-)
 @pytest.mark.parametrize(
   ("key", "shape"),
   [

@@ -63,7 +63,7 @@ def _crossing(
   rng: np.random.Generator, pose: Pose, progress: Times
 ) -> tuple[Times, Times]:
   """Coordinates along and across a way in the negative direction."""
-  reach = rng.uniform(0.38, 0.52)
+  reach = rng.uniform(0.44, 0.56)
   along = reach * (0.5 - progress)
   margin = 0.5 * reach + 0.7 * pose.radius[0]
   middle = rng.uniform(margin, 1 - margin)
@@ -80,15 +80,17 @@ def _approach(rng: np.random.Generator, pose: Pose, progress: Times) -> Pose:
 def _rotate_clockwise(
   rng: np.random.Generator, pose: Pose, progress: Times
 ) -> Pose:
-  """Turns the object about a point near the centre of the image."""
-  turn = math.radians(rng.uniform(120, 210)) * progress
-  phase, distance = rng.uniform(0, 2 * math.pi), rng.uniform(0.18, 0.25)
-  x, y = rng.uniform(0.45, 0.55, 2)
+  """Turns a large object about a point near its bright edge, as a hand."""
+  turn = math.radians(rng.uniform(100, 170))
+  angle = pose.angle + turn * progress
+  arm = rng.uniform(0.16, 0.2)
+  x, y = rng.uniform(0.46, 0.54, 2)
   return dataclasses.replace(
     pose,
-    x=x + distance * np.cos(phase + turn),
-    y=y + distance * np.sin(phase + turn),
-    angle=pose.angle + turn,
+    x=x + arm * np.cos(angle),
+    y=y + arm * np.sin(angle),
+    angle=angle,
+    radius=np.full_like(pose.radius, rng.uniform(0.26, 0.32)),
   )
 
 
@@ -99,7 +101,14 @@ def _appear(rng: np.random.Generator, pose: Pose, progress: Times) -> Pose:
 
 
 def _open(rng: np.random.Generator, pose: Pose, progress: Times) -> Pose:
-  return dataclasses.replace(pose, gap=rng.uniform(0.3, 0.45) * progress)
+  # Large and near the middle, so that both halves stay in sight.
+  return dataclasses.replace(
+    pose,
+    x=0.5 + 0.5 * (pose.x - 0.5),
+    y=0.5 + 0.5 * (pose.y - 0.5),
+    radius=np.full_like(pose.radius, rng.uniform(0.26, 0.32)),
+    gap=rng.uniform(0.35, 0.5) * progress,
+  )
 
 
 Motion = Callable[[np.random.Generator, Pose, Times], Pose]

@@ -12,7 +12,6 @@ from flax import nnx
 from jax.extend import core
 from jaxtyping import Float
 
-from vidjax.models.vit import ViT
 from vidjax.nn.functional import merge, split
 
 
@@ -23,7 +22,7 @@ def count_parameters(model: nnx.Module) -> int:
 
 
 def multiply_adds(
-  model: ViT, video: Float[jax.Array, "b t h w 3"] | jax.ShapeDtypeStruct
+  model: nnx.Module, video: Float[jax.Array, "b t h w 3"] | jax.ShapeDtypeStruct
 ) -> int:
   """Returns the multiply-adds of one forward pass.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import DTypeLike, Float
 
-from vidjax.checks import one_of
+from vidjax.checks import known_arguments, one_of
 from vidjax.nn.attention import Block
 from vidjax.nn.init import torch_init, vit_init
 from vidjax.nn.layers import dropout, gelu, layer_norm, linear
@@ -118,8 +118,10 @@ def make_head(
     ValueError: if the kind or an argument is unknown.
   """
   arguments = dict(options)
-  kind = one_of("head.kind", arguments.pop("kind"), tuple(HEADS))
-  try:
-    return HEADS[kind](dim, num_classes, **arguments, **keywords)
-  except TypeError as error:
-    raise ValueError(f"head {kind!r}: {error}") from error
+  kind = one_of("head.kind", arguments.pop("kind", None), tuple(HEADS))
+  context = {"dim": dim, "num_classes": num_classes, **keywords}
+  return HEADS[kind](
+    **known_arguments(
+      f"head {kind!r}", HEADS[kind].__init__, arguments, context
+    )
+  )

@@ -146,9 +146,9 @@ def model_spec(name: str) -> ModelSpec:
   if name in MODELS:
     return MODELS[name]
   near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
-  hint = f"did you mean {' or '.join(near)}?" if near else ""
+  hint = f" did you mean {' or '.join(near)}?" if near else ""
   raise ValueError(
-    f"there is no model {name!r}; {hint} vidjax.list_models() lists all"
+    f"there is no model {name!r};{hint} vidjax.list_models() lists all"
   )
 
 
@@ -194,13 +194,15 @@ def create_model(
       f"options are {', '.join(sorted(options))}"
     )
   for key, value in overrides.items():
-    options[key] = _override(options[key], value)
+    options[key] = _override(key, options[key], value)
   return ViT(**options, dtype=dtype, remat=remat, rngs=rngs or nnx.Rngs(0))
 
 
-def _override(old: Any, new: Any) -> Any:
+def _override(name: str, old: Any, new: Any) -> Any:
   if not isinstance(old, Mapping):
     return new
+  if not isinstance(new, Mapping):
+    raise ValueError(f"{name} is {new!r}; give a dictionary such as {old}")
   for which in ("op", "kind"):
     if which in new and new[which] != old.get(which):
       return dict(new)

@@ -15,7 +15,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import DTypeLike, Float
 
-from vidjax.checks import one_of
+from vidjax.checks import at_least, one_of, rates
 from vidjax.models.heads import make_head
 from vidjax.nn.attention import Block
 from vidjax.nn.init import vit_init
@@ -83,6 +83,14 @@ class ViT(nnx.Module):
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
   ):
+    at_least(1, image_size=image_size, patch_size=patch_size)
+    at_least(1, num_classes=num_classes, dim=dim, depth=depth, heads=heads)
+    at_least(0, temporal_positions=temporal_positions)
+    rates(
+      dropout_rate=dropout_rate,
+      drop_path=drop_path,
+      attention_dropout=attention_dropout,
+    )
     self.image_size = image_size
     self.class_positions = class_positions
     self.remat = one_of("remat", remat, ("none", "block"))
@@ -188,13 +196,12 @@ class ViT(nnx.Module):
     return resize_grid(table, grid, scale)
 
   def _run(self, block, x, grid, train, rngs):
-    if self.remat == "none":
-      return block(x, grid, train=train, rngs=rngs)
-    key = None if rngs is None else rngs.dropout()
-
-    @jax.checkpoint
-    def recomputed(x, key):
+    def apply(x, key):
       inner = None if key is None else nnx.Rngs(dropout=key)
       return block(x, grid, train=train, rngs=inner)
 
-    return recomputed(x, key)
+    # A key for each block: the same draws with and without recomputation.
+    key = rngs.dropout() if train and rngs is not None else None
+    if self.remat == "block":
+      apply = jax.checkpoint(apply)
+    return apply(x, key)

@@ -1,6 +1,6 @@
 """The temporal plugs by name, each a few lines around its operation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ from einops import rearrange, repeat
 from flax import nnx
 from jaxtyping import DTypeLike, Float
 
-from vidjax.checks import one_of
+from vidjax.checks import at_least, known_arguments, one_of
 from vidjax.nn.attention import Attention
 from vidjax.nn.init import zero_init
 from vidjax.nn.layers import layer_norm, linear
@@ -49,6 +49,7 @@ class Mixing(Temporal):
     summary_tokens: bool = False,
   ):
     mixing_offsets(window, boundary_only)  # fails here on a bad window
+    at_least(2, shift_div=shift_div)
     self.mixed = one_of("mix", mix, ("kv", "k", "v", "x", "none"))
     one_of("split", split, ("channels", "heads"))
     self.heads = block.heads if split == "heads" else None
@@ -101,6 +102,7 @@ class ChannelShift(Temporal):
   """
 
   def __init__(self, block: BlockShape, *, fold_div: int = 8):
+    at_least(2, fold_div=fold_div)
     self.fold = block.dim // fold_div
 
   def tokens(self, x: Tokens, grid: Grid) -> Tokens:
@@ -117,6 +119,7 @@ class TokenShift(Temporal):
   """
 
   def __init__(self, block: BlockShape, *, fold_div: int = 4):
+    at_least(2, fold_div=fold_div)
     self.fold = block.dim // fold_div
 
   def _shift(self, x: Tokens, grid: Grid) -> Tokens:
@@ -201,20 +204,12 @@ class DividedAttention(Temporal):
     )
 
 
-def _without_parameters(plug: type) -> Callable[..., Temporal]:
-  def build(block, *, dtype, rngs, **options):
-    del dtype, rngs
-    return plug(block, **options)
-
-  return build
-
-
-PLUGS: dict[str, Callable[..., Temporal]] = {
-  "none": lambda block, *, dtype, rngs: Temporal(),
-  "mixing": _without_parameters(Mixing),
-  "channel_shift": _without_parameters(ChannelShift),
-  "token_shift": _without_parameters(TokenShift),
-  "joint": lambda block, *, dtype, rngs: JointAttention(),
+PLUGS: dict[str, type[Temporal]] = {
+  "none": Temporal,
+  "mixing": Mixing,
+  "channel_shift": ChannelShift,
+  "token_shift": TokenShift,
+  "joint": JointAttention,
   "divided": DividedAttention,
 }
 
@@ -241,7 +236,7 @@ def make_plugs(
       unknown.
   """
   arguments = dict(options)
-  op = one_of("temporal.op", arguments.pop("op"), tuple(PLUGS))
+  op = one_of("temporal.op", arguments.pop("op", None), tuple(PLUGS))
   chosen = arguments.pop("blocks", None)
   chosen = range(len(blocks)) if chosen is None else tuple(chosen)
   unknown = [i for i in chosen if not 0 <= i < len(blocks)]
@@ -254,9 +249,12 @@ def make_plugs(
   def plug(index: int, block: BlockShape) -> Temporal:
     if index not in chosen:
       return Temporal()
-    try:
-      return PLUGS[op](block, dtype=dtype, rngs=rngs, **arguments)
-    except TypeError as error:
-      raise ValueError(f"temporal operation {op!r}: {error}") from error
+    keywords = known_arguments(
+      f"temporal operation {op!r}",
+      PLUGS[op].__init__,
+      arguments,
+      {"block": block, "dtype": dtype, "rngs": rngs},
+    )
+    return PLUGS[op](**keywords)
 
   return [plug(i, block) for i, block in enumerate(blocks)]

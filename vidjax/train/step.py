@@ -110,8 +110,8 @@ def make_eval_step(
   A batch has `video` (uint8, b v t h w 3: the v views of each video), `label`
   (b), `index` in the manifest (b), `mask` (b, 0 for padding) and `readable`
   (b, False for a video that counts as wrong).
-  `predictions` repeats index and mask, and adds the class of every row and its
-  probability (mean softmax of the views).
+  `predictions` repeats index, mask and readable, and adds the class of every
+  row and its probability (mean softmax of the views).
   """
 
   def step(params, stats, sums: ClassificationSums, batch: Batch):
@@ -131,6 +131,7 @@ def make_eval_step(
     predictions = {
       "index": batch["index"],
       "mask": batch["mask"],
+      "readable": batch["readable"],
       "prediction": best,
       "probability": jnp.take_along_axis(probabilities, best[:, None], axis=-1)[
         :, 0

@@ -10,8 +10,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
+from einops import EinopsError, rearrange
 from flax import traverse_util
 from jaxtyping import Float
 
@@ -119,7 +120,7 @@ class KeyTable:
     """
     wanted: dict[str, Any] = traverse_util.flatten_dict(dict(template), sep="/")
     filled: dict[str, Any] = {}
-    faults = []
+    faults, faulty = [], set()
     for key, value in source.items():
       try:
         found = self.target(key)
@@ -132,19 +133,23 @@ class KeyTable:
       if path not in wanted:
         faults.append(f"{key} belongs to {path}, which this model lacks")
         continue
-      array = transform.forward(np.asarray(value))
-      if array.shape != wanted[path].shape:
+      shape, dtype = wanted[path].shape, wanted[path].dtype
+      try:
+        array = transform.forward(np.asarray(value))
+      except (ValueError, EinopsError):  # another number of axes
+        array = np.asarray(value)
+      if array.shape != shape:
+        faulty.add(path)
         faults.append(
-          f"{key} gives {path} {array.shape}, but the model has "
-          f"{wanted[path].shape}"
+          f"{key} {np.shape(value)} gives {path} {array.shape}, but the model "
+          f"has {shape}"
         )
         continue
-      filled[path] = array.astype(wanted[path].dtype)
-    mentioned = " ".join(faults)
+      filled[path] = jnp.asarray(array, dtype)
     faults += [
       f"nothing fills {path} {leaf.shape}"
       for path, leaf in wanted.items()
-      if path not in filled and path not in mentioned
+      if path not in filled and path not in faulty
     ]
     if faults:
       raise WeightsError(

@@ -1,0 +1,133 @@
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from vidjax.tools import parity
+from vidjax.tools.golden import read_case
+
+# Listed here, so that a case that is lost is seen.
+CASES = (
+  "abl_mix_k",
+  "abl_mix_x",
+  "misc",
+  "sgd3",
+  "tiny_avg_div8",
+  "tiny_div5_floor",
+  "tiny_eps",
+  "tiny_k400yaml_16f",
+  "tiny_loc0_ta2",
+  "tiny_nomix_ta",
+  "tiny_odd5",
+  "tiny_posinterp40",
+  "tiny_ta_div4",
+  "tiny_ta_div8",
+)
+SMALLEST = "tiny_avg_div8"
+
+
+def altered(shared, tmp_path, name, change, **arrays):
+  """A copy of the smallest case with one array changed, or others in place."""
+  source = shared / "golden" / "xvit" / f"{SMALLEST}.npz"
+  with np.load(source) as file:
+    stored = dict(file) | arrays
+  if name:
+    stored[name] = change(stored[name])
+  path = tmp_path / "altered.npz"
+  np.savez(path, **stored)
+  return path
+
+
+def test_every_stored_case_is_run(shared):
+  found = sorted(p.stem for p in (shared / "golden" / "xvit").glob("*.npz"))
+  assert found == sorted(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_case(name, shared, capsys):
+  path = shared / "golden" / "xvit" / f"{name}.npz"
+  assert parity.main([str(path)]) == 0
+  line = capsys.readouterr().out
+  match = re.fullmatch(
+    r"xvit +(\S+) +logits (\S+)  gradients (\S+)  PASS\n", line
+  )
+  assert match, line
+  assert match[1] == read_case(path).name
+  assert float(match[2]) < 1e-4
+  assert float(match[3]) <= 1e-4
+
+
+def nudge(array):
+  """Moves one entry by a thousandth of the largest."""
+  moved = array.copy()
+  moved.flat[-1] += 1e-3 * max(1.0, np.abs(array).max())
+  return moved
+
+
+def nudge_gradient(array):
+  moved = array.copy()
+  moved.flat[0] += 1e-3 * np.abs(array).max()
+  return moved
+
+
+@pytest.mark.parametrize(
+  ("prefix", "change"),
+  [("logits", nudge), ("g/", nudge_gradient), ("loss", nudge)],
+)
+def test_a_wrong_number_fails(prefix, change, shared, tmp_path, capsys):
+  with np.load(shared / "golden" / "xvit" / f"{SMALLEST}.npz") as file:
+    name = next(n for n in sorted(file.files) if n.startswith(prefix))
+  path = altered(shared, tmp_path, name, change)
+  assert parity.main([str(path)]) == 1
+  assert capsys.readouterr().out.endswith("  FAIL\n")
+
+
+def refused(capsys, *paths: pathlib.Path) -> str:
+  """What is said about wrong paths: one sentence, with status 2."""
+  assert parity.main([str(path) for path in paths]) == 2
+  captured = capsys.readouterr()
+  assert not captured.out
+  assert captured.err.startswith("error: ")
+  assert captured.err.count("\n") == 1
+  return captured.err
+
+
+@pytest.mark.parametrize("key", ["family", "kind"])
+def test_unknown_family_or_kind(key, shared, tmp_path, capsys):
+  def rename(meta):
+    text = bytes(meta).decode()
+    other = re.sub(rf'("{key}": *)"[^"]*"', r'\1"nobody"', text)
+    assert other != text
+    return np.frombuffer(other.encode(), np.uint8)
+
+  path = altered(shared, tmp_path, "meta", rename)
+  assert (
+    f"no runner for family {'nobody' if key == 'family' else 'xvit'!r}"
+    in (said := refused(capsys, path))
+  )
+  assert "'nobody'" in said
+  assert "known families are xvit" in said
+
+
+def test_missing_path(tmp_path, capsys):
+  said = refused(capsys, tmp_path / "none.npz")
+  assert f"no golden case at {tmp_path / 'none.npz'}" in said
+
+
+def test_folder_without_cases(tmp_path, capsys):
+  (tmp_path / "notes.txt").write_text("nothing here")
+  assert f"no golden case at {tmp_path}" in refused(capsys, tmp_path)
+
+
+def test_text_file(tmp_path, capsys):
+  path = tmp_path / "notes.txt"
+  path.write_text("nothing here")
+  assert f"{path} is not a golden case" in refused(capsys, path)
+
+
+def test_no_path(capsys):
+  with pytest.raises(SystemExit) as caught:
+    parity.main([])
+  assert caught.value.code == 2
+  assert "paths" in capsys.readouterr().err
