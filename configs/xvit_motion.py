@@ -41,8 +41,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
       "flip": 0.5,
     }
   )
-  c.motion.update({"train_clips": 3600})
-  c.train.update({"epochs": 10.0, "clip_norm": 1.0})
+  c.motion.update({"train_clips": 9000})
+  c.train.update({"epochs": 4.0, "clip_norm": 1.0})
   c.optimizer.update(
     {
       "name": "adamw",
@@ -55,7 +55,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     {
       "base_lr": 1e-3,
       "warmup_lr": 0.0,
-      "warmup_epochs": 1.0,
+      "warmup_epochs": 0.4,
     }
   )
   c.eval.update(
@@ -63,9 +63,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
       "batch_size": 96,
       "clips": 1,
       "crops": 1,
-      "every_epochs": 2.0,
+      "every_epochs": 1.0,
     }
   )
-  c.checkpoint.update({"every_epochs": 2.0})
+  c.checkpoint.update({"every_epochs": 1.0})
   common.apply_variant(c, variant, MODELS)
   return c

@@ -1,6 +1,12 @@
 """Fixtures that every test may use."""
 
+import os
 import pathlib
+
+# Most of the suite's time would be compilation: tests run unoptimised code.
+# Read when JAX starts, so it is set ahead of its import; child processes of
+# the tests inherit it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import pytest

@@ -60,18 +60,19 @@ def known_arguments(
     context: further values, passed on if they are parameters.
 
   Raises:
-    ValueError: if the user gave an argument that the function lacks.
+    ValueError: if an argument of the user is unknown or missing.
   """
   parameters = {
-    name
+    name: p.default
     for name, p in inspect.signature(function).parameters.items()
     if name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
   }
-  options = sorted(parameters - set(context))
-  unknown = sorted(set(given) - set(options))
-  if unknown:
-    raise ValueError(
-      f"{what} has no argument {unknown[0]!r}; its arguments are "
-      f"{', '.join(options) or 'none'}"
-    )
+  options = sorted(set(parameters) - set(context))
+  listed = f"its arguments are {', '.join(options) or 'none'}"
+  for name in given:
+    if name not in options:
+      raise ValueError(f"{what}: there is no argument {name!r}; {listed}")
+  for name in options:
+    if name not in given and parameters[name] is inspect.Parameter.empty:
+      raise ValueError(f"{what}: the argument {name!r} is missing; {listed}")
   return dict(given) | {k: v for k, v in context.items() if k in parameters}

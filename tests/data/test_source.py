@@ -98,6 +98,6 @@ def test_another_number_of_classes(tmp_path):
 def test_an_unknown_source(tmp_path):
   with pytest.raises(
     ValueError,
-    match="^data.source is 'tfrecord'; use one of 'manifest', 'motion'$",
+    match=r"^data\.source is 'tfrecord'; use one of 'manifest', 'motion'$",
   ):
     open_splits(config("tfrecord"), tmp_path)

@@ -49,6 +49,14 @@ def test_a_file_that_is_no_archive(content, tmp_path):
     read_case(path)
 
 
+def test_a_damaged_array(tmp_path):
+  path = write(tmp_path / "a.npz", logits=np.full(100, 7, np.uint8))
+  content = path.read_bytes()
+  path.write_bytes(content.replace(bytes([7] * 100), bytes([8] * 100)))
+  with pytest.raises(ValueError, match=r"a\.npz is not a golden .*CRC"):
+    read_case(path)
+
+
 def test_an_archive_without_meta(tmp_path):
   path = tmp_path / "a.npz"
   np.savez(path, logits=np.zeros(3))

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from ml_collections import ConfigDict
 
@@ -33,9 +35,9 @@ def test_steps(name, epochs, steps, expected):
 )
 def test_not_exactly_one(epochs, steps):
   section = ConfigDict({"every_epochs": epochs, "every_steps": steps})
-  with pytest.raises(ValueError) as caught:
-    in_steps("eval.every_", section, steps_per_epoch=40)
-  assert str(caught.value) == (
+  sentence = (
     f"eval.every_epochs is {epochs} and eval.every_steps is {steps}: set one "
     "of them to a positive number and the other to 0"
   )
+  with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+    in_steps("eval.every_", section, steps_per_epoch=40)

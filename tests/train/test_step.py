@@ -263,8 +263,8 @@ def test_without_draws_the_loss_does_not_depend_on_the_step():
 
 
 def test_draws_depend_on_the_seed():
-  state, step = start(train__mixup_alpha=0.4)
-  _, other = start(train__mixup_alpha=0.4, seed=1)
+  state, step = start(**RANDOM)
+  _, other = start(**RANDOM, seed=1)
   assert loss(step(state, batch())) != loss(other(state, batch()))
 
 

@@ -202,10 +202,10 @@ def test_one_error_lists_every_fault():
       "unknown key base_model.blocks.x.norm1.weight (24,)",
       "nothing fills norm/bias (24,)",
       "nothing fills blocks/0/mlp/fc1/kernel (24, 48)",
-      "consensus.mlp_head.4.weight gives head/fc2/kernel (10, 400), but the "
-      "model has (10, 5)",
-      "base_model.temp_embed gives temporal_position (16, 24), but the model "
-      "has (8, 24)",
+      "consensus.mlp_head.4.weight (400, 10) gives head/fc2/kernel (10, 400), "
+      "but the model has (10, 5)",
+      "base_model.temp_embed (1, 16, 1, 24) gives temporal_position (16, 24), "
+      "but the model has (8, 24)",
       "base_model.blocks.7.norm1.bias belongs to blocks/7/norm1/bias, which "
       "this model lacks",
     ]

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -80,6 +82,9 @@ def read_case(path: pathlib.Path) -> Case:
     ValueError: if the file is no golden case.
   """
   try:
+    # NumPy would leave a broken archive open, and read other kinds of files.
+    if path.exists() and not zipfile.is_zipfile(path):
+      raise ValueError("it is no archive")
     with np.load(path) as file:
       arrays = {name: file[name] for name in file.files}
     meta = json.loads(bytes(arrays.pop("meta")).decode())
@@ -91,7 +96,14 @@ def read_case(path: pathlib.Path) -> Case:
       official=meta["official"],
       arrays=arrays,
     )
-  except (OSError, ValueError, KeyError) as error:
+  except (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    zipfile.BadZipFile,
+    zlib.error,
+  ) as error:
     raise ValueError(
       f"{path} is not a golden case ({error}); give .npz files whose `meta` "
       "names family, case, kind and official"

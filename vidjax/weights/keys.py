@@ -136,9 +136,10 @@ class KeyTable:
       shape, dtype = wanted[path].shape, wanted[path].dtype
       try:
         array = transform.forward(np.asarray(value))
+        fits = array.shape == shape
       except (ValueError, EinopsError):  # another number of axes
-        array = np.asarray(value)
-      if array.shape != shape:
+        array, fits = np.asarray(value), False
+      if not fits:
         faulty.add(path)
         faults.append(
           f"{key} {np.shape(value)} gives {path} {array.shape}, but the model "

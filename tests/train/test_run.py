@@ -1,0 +1,110 @@
+import jax
+import numpy as np
+import pytest
+
+from configs.xvit_motion import get_config
+from tests import oracles
+from vidjax.models.registry import create_model
+from vidjax.nn.functional import split
+from vidjax.train.run import build
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation(monkeypatch):
+  monkeypatch.setattr(jax, "jit", oracles.jit)
+
+
+def page(**changes):
+  config = get_config("smoke")
+  config.data.frames = 4
+  with config.unlocked():
+    for key, value in changes.items():
+      *sections, name = key.split("__")
+      part = config
+      for section in sections:
+        part = part[section]
+      part[name] = value
+  return config
+
+
+@pytest.mark.parametrize(
+  ("changes", "sentence"),
+  [
+    ({"dtype": "float16"}, "dtype is 'float16'; use one of 'float32', 'bflo"),
+    ({"remat": "all"}, "remat is 'all'; use one of 'none', 'block'"),
+    ({"model__name": "xvit_moton"}, "no model 'xvit_moton'; did you mean xvit"),
+    ({"model__width": 3}, "model 'xvit_motion' has no option 'width'; its opt"),
+    ({"model__temporal": {"op": "magic"}}, "'magic'; use one of"),
+    ({"model__heads": 5}, "5"),
+    (
+      {"data__frames": 5, "model__temporal__segment": 2},
+      "a clip of 5 frames does not divide into segments of 2; ",
+    ),
+    ({"data__image_size": 8}, "8"),
+    ({"mesh__fsdp": 2}, "does not fit 1 devices; set mesh.data=-1"),
+    ({"optimizer__name": "lion"}, "optimizer.name is 'lion'; use one of 'sgd'"),
+    ({"optimizer__no_decay": ("gain",)}, "no_decay: 'gain' matches none of"),
+    (
+      {"schedule__warmup_epochs": 9.0},
+      "warmup_epochs is 9.0, but the training",
+    ),
+  ],
+  ids=lambda x: "-".join(x) if isinstance(x, dict) else "",
+)
+def test_options_that_do_not_fit_are_one_sentence(changes, sentence):
+  with pytest.raises(ValueError, match=r"\w") as caught:
+    build(page(**changes), total_steps=10, steps_per_epoch=5)
+  assert sentence in str(caught.value)
+  assert "\n" not in str(caught.value)
+
+
+def test_what_is_built():
+  config = page(train__ema_decay=0.9)
+  run = build(config, total_steps=10, steps_per_epoch=5)
+  assert run.mesh.shape == {"data": 1, "fsdp": 1}
+  options = config.model.to_dict()
+  _, params, _ = split(create_model(options.pop("name"), **options))
+  sizes = jax.tree.map(np.shape, params)
+  assert run.parameters == sum(p.size for p in jax.tree.leaves(params))
+
+  state = run.init(jax.random.key(3))
+  assert jax.tree.map(np.shape, state.params) == sizes
+  assert int(state.step) == 0
+  jax.tree.map(np.testing.assert_array_equal, state.ema, state.params)
+  for leaf, abstract in zip(
+    jax.tree.leaves(state), jax.tree.leaves(run.abstract_state), strict=True
+  ):
+    assert (leaf.shape, leaf.dtype) == (abstract.shape, abstract.dtype)
+    assert leaf.sharding == abstract.sharding
+  kernel = state.params["blocks"]["0"]["attention"]["qkv"]["kernel"]
+  again, other = (run.init(jax.random.key(seed)) for seed in (3, 4))
+  jax.tree.map(np.testing.assert_array_equal, again, state)
+  assert (
+    other.params["blocks"]["0"]["attention"]["qkv"]["kernel"] != kernel
+  ).mean() > 0.9
+
+
+def test_multiply_adds_are_those_of_one_clip():
+  config = page(model__temporal={"op": "none"}, model__head={"kind": "average"})
+  run = build(config, total_steps=10, steps_per_epoch=5)
+  frames, dim, patches, depth = 4, 24, (32 // 16) ** 2, 2
+  tokens = patches + 1
+  block = tokens * 12 * dim**2 + 2 * tokens**2 * dim
+  frame = patches * 16 * 16 * 3 * dim + depth * block
+  # The classifier works on the averaged frames.
+  assert run.multiply_adds == frames * frame + dim * 12
+
+
+def test_the_state_is_donated():
+  run = build(page(), total_steps=10, steps_per_epoch=5)
+  state = run.init(jax.random.key(0))
+  batch = {
+    "video": np.zeros((8, 4, 32, 32, 3), np.uint8),
+    "label": np.zeros(8, np.int32),
+    "erase": np.zeros((8, 4), np.int32),
+    "weight": np.ones(8, np.float32),
+  }
+  new, metrics = run.train_step(state, batch)
+  assert state.step.is_deleted()
+  assert int(new.step) == 1
+  assert set(metrics) == {"loss", "accuracy", "gradient_norm", "lr"}
