@@ -34,13 +34,19 @@ def page(**changes):
     ({"remat": "all"}, "remat is 'all'; use one of 'none', 'block'"),
     ({"model__name": "xvit_moton"}, "no model 'xvit_moton'; did you mean xvit"),
     ({"model__width": 3}, "model 'xvit_motion' has no option 'width'; its opt"),
-    ({"model__temporal": {"op": "magic"}}, "'magic'; use one of"),
-    ({"model__heads": 5}, "5"),
+    (
+      {"model__temporal": {"op": "magic"}},
+      "temporal.op is 'magic'; use one of",
+    ),
+    ({"model__heads": 5}, "24 channels do not divide into 5 heads; "),
     (
       {"data__frames": 5, "model__temporal__segment": 2},
       "a clip of 5 frames does not divide into segments of 2; ",
     ),
-    ({"data__image_size": 8}, "8"),
+    (
+      {"data__image_size": 8},
+      "frames of 8 x 8 pixels are smaller than a patch",
+    ),
     ({"mesh__fsdp": 2}, "does not fit 1 devices; set mesh.data=-1"),
     ({"optimizer__name": "lion"}, "optimizer.name is 'lion'; use one of 'sgd'"),
     ({"optimizer__no_decay": ("gain",)}, "no_decay: 'gain' matches none of"),
