@@ -37,8 +37,14 @@ def main(arguments: list[str]) -> None:
     )
   _quiet_libraries()
   # Not at the top: decoding workers import this module and need no JAX.
+  import jax
+
   from vidjax.train import loop
 
+  if jax.config.values["jax_num_cpu_devices"] > 1:
+    # Simulated devices share one thread pool: two programs at once could each
+    # wait for threads of the other in a collective.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
   run = {"train": loop.train, "eval": loop.evaluate_only}[_MODE.value]
   try:
     summary = run(_CONFIG.value, pathlib.Path(_WORKDIR.value))
