@@ -60,8 +60,9 @@ def _quiet_libraries() -> None:
   folder = str(pathlib.Path(__file__).parent)
 
   def ours(record: stdlib_logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING or record.pathname.startswith(
-      folder
+    return (
+      record.levelno >= stdlib_logging.WARNING
+      or record.pathname.startswith(folder)
     )
 
   if logging.get_verbosity() <= logging.INFO:

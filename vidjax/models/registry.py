@@ -103,7 +103,8 @@ def _baselines(
   plain = (size, num_classes, frames)
   divided = {"op": "divided", "blocks": None}
   return {
-    f"vit_{suffix}": _vit(system, *plain, {"op": "none"}),
+    # Without temporal positions, so that it cannot know the frames' order.
+    f"vit_{suffix}": _vit(system, *plain, {"op": "none"}, temporal_positions=0),
     f"vit_joint_{suffix}": _vit(system, *plain, {"op": "joint"}),
     f"timesformer_{suffix}": _vit(
       system, *plain, divided, class_positions=False
