@@ -1,72 +1,29 @@
 r"""What space-time mixing costs: X-ViT against the same ViT without mixing.
 
-    python benchmarks/mixing.py [--model=xvit_b16_8f_ssv2] [--dtype=bfloat16]
+    python -m benchmarks.mixing [--model=xvit_b16_8f_ssv2] [--dtype=bfloat16]
 
-Forward passes and train steps (forward, backward, SGD) of both models take
-turns in one process, so that a busy machine slows both; the ratio of the
-medians is what counts. Also compares the transposes in the compiled programs,
-and on accelerators prints the share of the peak FLOP/s.
+Also compares the transposes in the compiled programs, and on accelerators
+prints the share of the peak FLOP/s.
 """
 
 import argparse
-import functools
 import json
-import re
 import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
+from benchmarks.side_by_side import (
+  PROGRAMS,
+  compile_program,
+  count_operations,
+  interleave,
+  ratios,
+)
 from vidjax.models.cost import multiply_adds
 from vidjax.models.registry import create_model, model_spec
-from vidjax.nn.functional import merge, split
 from vidjax.train.throughput import peak_flops
-
-
-def build(name: str, op: dict[str, Any], dtype: str) -> tuple[Any, Any, Any]:
-  """Returns definition, parameters and statistics of one of the models."""
-  model = create_model(name, temporal=op, dtype=dtype, dropout_rate=0.0)
-  return split(model)
-
-
-def programs(definition: Any, stats: Any) -> dict[str, Callable[..., Any]]:
-  """Returns the two functions that are timed, not yet compiled."""
-
-  def forward(params, video):
-    return merge(definition, params, stats)(video)
-
-  def train_step(params, video):
-    def loss(params):
-      return jnp.mean(forward(params, video) ** 2)
-
-    gradients = jax.grad(loss)(params)
-    return jax.tree.map(lambda p, g: p - 1e-3 * g, params, gradients)
-
-  return {"forward": forward, "train step": train_step}
-
-
-def count_transposes(compiled: Any) -> int:
-  """Returns the transposes and copies in an optimised program."""
-  return len(re.findall(r"= \S+ (?:transpose|copy)\(", compiled.as_text()))
-
-
-def interleave(
-  runs: dict[str, Callable[[], Any]], rounds: int
-) -> dict[str, list[float]]:
-  """Times each run once a round, in turns; the first round is not counted."""
-  times: dict[str, list[float]] = {name: [] for name in runs}
-  for number in range(rounds + 1):
-    order = list(runs) if number % 2 else list(reversed(runs))
-    for name in order:
-      start = time.perf_counter()
-      jax.block_until_ready(runs[name]())
-      if number:
-        times[name].append(time.perf_counter() - start)
-  return times
 
 
 def main() -> None:
@@ -86,34 +43,37 @@ def main() -> None:
   flops = 2 * multiply_adds(abstract, video)
   peak = peak_flops(jax.devices()[0].device_kind, arguments.dtype)
   ops = {"mixing": dict(spec.options["temporal"]), "no mixing": {"op": "none"}}
-  built = {label: build(name, op, arguments.dtype) for label, op in ops.items()}
+  models = {
+    label: create_model(
+      name, temporal=op, dtype=arguments.dtype, dropout_rate=0.0
+    )
+    for label, op in ops.items()
+  }
   result: dict[str, Any] = {
     "model": name,
     "batch": arguments.batch,
     "dtype": arguments.dtype,
     "device": jax.devices()[0].device_kind,
   }
-  for what, multiple in (("forward", 1), ("train step", 3)):
-    compiled = {
-      label: jax.jit(programs(definition, stats)[what])
-      .lower(params, video)
-      .compile()
-      for label, (definition, params, stats) in built.items()
+  for what in PROGRAMS:
+    built = {
+      label: compile_program(model, what, video)
+      for label, model in models.items()
     }
-    runs = {
-      label: functools.partial(program, built[label][1], video)
-      for label, program in compiled.items()
-    }
+    runs = {label: run for label, (_, run) in built.items()}
     times = interleave(runs, arguments.rounds)
     medians = {label: statistics.median(t) for label, t in times.items()}
-    ratio = medians["mixing"] / medians["no mixing"]
-    best = min(times["mixing"]) / min(times["no mixing"])
+    ratio, best = ratios(times, "mixing", "no mixing")
+    multiple = 1 if what == "forward" else 3
     result[what] = {
       "mixing_ms": 1e3 * medians["mixing"],
       "no_mixing_ms": 1e3 * medians["no mixing"],
       "ratio_of_medians": ratio,
       "ratio_of_minima": best,
-      "transposes": {k: count_transposes(c) for k, c in compiled.items()},
+      "transposes": {
+        label: count_operations(program, "transpose|copy")
+        for label, (program, _) in built.items()
+      },
       "peak_share": peak and multiple * flops / medians["mixing"] / peak,
     }
     print(

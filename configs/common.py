@@ -5,13 +5,14 @@ the returned dictionary is locked: an unknown key is an error that names it.
 Durations are given as `*_steps` or `*_epochs` (exactly one of a pair is set).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
-from vidjax import model_options
+from vidjax.checks import Config
+from vidjax.models.registry import model_options, model_spec
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -34,12 +35,15 @@ def get_config() -> ml_collections.ConfigDict:
       "batch_size": 64,  # clips per optimiser step, over all devices
       "frames": 16,
       "image_size": 224,
-      "sampling": "dense",  # "dense" (frames x stride) or "segments" (TSN)
-      "stride": 16,  # native frames between two samples ("dense")
-      "crop": "multiscale",  # "multiscale", "jitter" or "shift"
+      "sampling": "dense",  # or "strided" or "segments" (data/sampling.py)
+      "stride": 16,  # native frames between two samples (not "segments")
+      "crop": "multiscale",  # "multiscale", "jitter", "shift" or "resized"
       "jitter": (256, 320),  # short side is drawn from this range ("jitter")
+      "resize_side": 256,  # short side before the box is cut ("resized")
       "flip": 0.0,  # probability of a horizontal flip
-      "auto_augment": "none",  # "none" or "v0"
+      "no_flip_labels": (),  # classes that are never flipped
+      # "none", "v0", "imgaug" or "rand-m7-n4-mstd0.5-inc1" (data/augment.py)
+      "auto_augment": "none",
       "erase": 0.0,  # probability of random erasing
       "mean": (0.5, 0.5, 0.5),  # of pixels scaled to [0, 1]
       "std": (0.5, 0.5, 0.5),
@@ -74,21 +78,29 @@ def get_config() -> ml_collections.ConfigDict:
   )
   c.optimizer = ml_collections.ConfigDict(
     {
-      "name": "sgd",  # "sgd" (Nesterov) or "adamw"
+      "name": "sgd",  # "sgd" or "adamw"
       "momentum": 0.9,
+      "nesterov": True,
       "betas": (0.9, 0.999),
       "eps": 1e-8,
       "weight_decay": 1e-5,
       # Regular expressions over parameter paths ("head/mlp/fc1/bias").
       "no_decay": (),
+      # Pairs of such an expression and a factor of the learning rate; the first
+      # that is found counts. 0 freezes, parameters without a match have 1.
+      "lr_multipliers": (),
     }
   )
   c.schedule = ml_collections.ConfigDict(
     {
+      "name": "cosine",  # or "epoch_cosine" or "steps" (train/schedule.py)
       "base_lr": 0.03,
-      "warmup_lr": 0.01,  # the rate at step 0
       "warmup_epochs": 5.0,
-      "final_lr": 0.0,
+      "warmup_lr": 0.01,  # the rate at step 0 ("cosine")
+      "warmup_factor": 0.1,  # of the rate, at step 0 (all but "cosine")
+      "final_lr": 0.0,  # of both cosines
+      "decay_epochs": (),  # the rate falls here ("steps") ...
+      "decay_factor": 0.1,  # ... to this share
     }
   )
 
@@ -97,6 +109,8 @@ def get_config() -> ml_collections.ConfigDict:
       "batch_size": 16,  # videos per step, over all devices
       "clips": 1,
       "crops": 3,
+      "crop_style": "slowfast",  # or "mmaction" (data/geometry.py)
+      "short_side": 0,  # of the frames that are cropped; 0 = the image size
       "fusion": "logits",  # of the views: sum of "logits" or mean "softmax"
       "every_epochs": 1.0,
       "every_steps": 0,  # used when every_epochs is 0
@@ -127,6 +141,28 @@ def set_model(c: ml_collections.ConfigDict, name: str) -> None:
   c.data.image_size = c.model.image_size
 
 
+def _smoke_vit(model: Config) -> dict[str, Any]:
+  del model
+  return {"patch_size": 16, "dim": 24, "depth": 2, "heads": 2}
+
+
+def _smoke_swin(model: Config) -> dict[str, Any]:
+  return {
+    "patch_size": (model.patch_size[0], 4, 4),
+    "dim": 8,
+    "depths": (2, 2),
+    "heads": (1, 2),
+    "window": (model.window[0], 4, 4),
+  }
+
+
+# By class: options that let two steps at 32 x 32 pixels take seconds.
+_SMOKE: dict[str, Callable[..., dict[str, Any]]] = {
+  "ViT": _smoke_vit,
+  "Swin": _smoke_swin,
+}
+
+
 def _settable(options: dict[str, Any]) -> dict[str, Any]:
   """Gives options that are None a type, so that a flag can set them."""
   return {
@@ -139,21 +175,55 @@ def _settable(options: dict[str, Any]) -> dict[str, Any]:
   }
 
 
+def motion_recipe(c: ml_collections.ConfigDict) -> None:
+  """The recipe of all tiny models on the motion clips, minutes on a CPU."""
+  c.data.update(
+    {
+      "source": "motion",
+      "batch_size": 16,
+      "frames": 8,
+      "sampling": "segments",
+      "crop": "shift",
+      "flip": 0.5,
+    }
+  )
+  c.motion.update({"train_clips": 9000})
+  c.train.update({"epochs": 4.0, "clip_norm": 1.0})
+  c.optimizer.update(
+    {
+      "name": "adamw",
+      "betas": (0.9, 0.99),
+      "weight_decay": 0.05,
+      "no_decay": (r"/(bias|scale)$",),
+    }
+  )
+  c.schedule.update(
+    {
+      "base_lr": 1e-3,
+      "warmup_lr": 0.0,
+      "warmup_epochs": 0.4,
+    }
+  )
+  c.eval.update(
+    {
+      "batch_size": 96,
+      "clips": 1,
+      "crops": 1,
+      "every_epochs": 1.0,
+    }
+  )
+  c.checkpoint.update({"every_epochs": 1.0})
+
+
 def smoke(c: ml_collections.ConfigDict) -> None:
   """Shrinks a page to two steps of a tiny model on a few motion clips.
 
   The recipe (sampling, augmentation, optimiser, losses) stays as it is.
   """
   c.name += " (smoke)"
+  backbone = model_spec(c.model.name).backbone.__name__
   c.model.update(
-    {
-      "num_classes": 12,
-      "image_size": 32,
-      "patch_size": 16,
-      "dim": 24,
-      "depth": 2,
-      "heads": 2,
-    }
+    {"num_classes": 12, "image_size": 32, **_SMOKE[backbone](c.model)}
   )
   if "heads" in c.model.head:
     c.model.head.heads = 2
@@ -165,10 +235,12 @@ def smoke(c: ml_collections.ConfigDict) -> None:
       "batch_size": 8,
       "image_size": 32,
       "jitter": (36, 44),
+      "resize_side": 36,
     }
   )
   c.train.update({"epochs": 0.0, "steps": 2, "log_every_steps": 1})
-  c.train.mixup_group = min(c.train.mixup_group, 8)
+  c.train.accumulate = min(c.train.accumulate, 2)
+  c.train.mixup_group = min(c.train.mixup_group, 8 // c.train.accumulate)
   c.schedule.warmup_epochs = 0.3
   c.eval.update({"batch_size": 8, "every_epochs": 0.0, "every_steps": 2})
   c.checkpoint.update({"every_epochs": 0.0, "every_steps": 2})

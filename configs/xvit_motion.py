@@ -31,41 +31,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   c = common.get_config()
   c.name = "X-ViT on motion clips"
   common.set_model(c, "xvit_motion")
-  c.data.update(
-    {
-      "source": "motion",
-      "batch_size": 16,
-      "frames": 8,
-      "sampling": "segments",
-      "crop": "shift",
-      "flip": 0.5,
-    }
-  )
-  c.motion.update({"train_clips": 9000})
-  c.train.update({"epochs": 4.0, "clip_norm": 1.0})
-  c.optimizer.update(
-    {
-      "name": "adamw",
-      "betas": (0.9, 0.99),
-      "weight_decay": 0.05,
-      "no_decay": (r"/(bias|scale)$",),
-    }
-  )
-  c.schedule.update(
-    {
-      "base_lr": 1e-3,
-      "warmup_lr": 0.0,
-      "warmup_epochs": 0.4,
-    }
-  )
-  c.eval.update(
-    {
-      "batch_size": 96,
-      "clips": 1,
-      "crops": 1,
-      "every_epochs": 1.0,
-    }
-  )
-  c.checkpoint.update({"every_epochs": 1.0})
+  common.motion_recipe(c)
   common.apply_variant(c, variant, MODELS)
   return c

@@ -150,7 +150,7 @@ def test_the_page_needs_nothing_else(page):
 
 def test_the_first_paragraph_says_it_all(page):
   assert (
-    "xvit_motion (1.23 M parameters, 0.532 G multiply-adds per view) was "
+    "xvit_motion (1.23 M parameters, 532 M multiply-adds per view) was "
     "trained for 1,375 steps in 3 min 23 s on 8 x TPU v5e. It reaches 73.3 % "
     "top-1 and 100.0 % top-5 accuracy on 30 videos, each seen as "
     "1 clip \N{MULTIPLICATION SIGN} 3 crops."

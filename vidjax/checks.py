@@ -55,13 +55,15 @@ def known_arguments(
 
   Args:
     what: named in the error.
-    function: whose parameters are looked up.
+    function: or class, whose parameters are looked up.
     given: options of the user; each must be a parameter.
     context: further values, passed on if they are parameters.
 
   Raises:
     ValueError: if an argument of the user is unknown or missing.
   """
+  if inspect.isclass(function):
+    function = function.__init__
   parameters = {
     name: p.default
     for name, p in inspect.signature(function).parameters.items()

@@ -85,6 +85,8 @@ def make_evaluator(
       batch_size=options.batch_size,
       clips=options.clips,
       crops=options.crops,
+      crop_style=options.crop_style,
+      short_side=options.short_side,
       host=jax.process_index(),
       hosts=jax.process_count(),
     )

@@ -66,7 +66,7 @@ def _quiet_libraries() -> None:
     )
 
   if logging.get_verbosity() <= logging.INFO:
-    logging.get_absl_logger().addFilter(ours)
+    logging.get_absl_handler().addFilter(ours)
 
 
 def parse(arguments: list[str]) -> list[str]:

@@ -24,6 +24,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image, ImageSequence
 
+from vidjax.train.throughput import with_prefix
+
 # Colours that stand for the page's own, so that charts follow its dark mode.
 _INK, _MUTED, _GRID = "#000001", "#000002", "#000003"
 _SERIES = ("#000004", "#000005", "#000006")
@@ -226,7 +228,8 @@ def _say_trained(summary: Mapping[str, Any]) -> str:
   if "params" in summary:
     size.append(f"{_count(summary['params'])} parameters")
   if "gmacs_per_view" in summary:
-    size.append(f"{summary['gmacs_per_view']:,} G multiply-adds per view")
+    macs = with_prefix(1e9 * summary["gmacs_per_view"])
+    size.append(f"{macs} multiply-adds per view")
   text = summary["model"] + (f" ({', '.join(size)})" if size else "")
   text += f" was trained for {summary.get('steps', 0):,} steps"
   if "train_seconds" in summary:
@@ -255,7 +258,11 @@ def _tiles(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     "eval/top1": lambda v: (_percent(v), "top-1", views),
     "eval/top5": lambda v: (_percent(v), "top-5", views),
     "params": lambda v: (_count(v), "parameters", ""),
-    "gmacs_per_view": lambda v: (f"{v:,} G", "multiply-adds", "per view"),
+    "gmacs_per_view": lambda v: (
+      with_prefix(1e9 * v),
+      "multiply-adds",
+      "per view",
+    ),
     "train_seconds": lambda v: (_duration(v), "training", ""),
   }
   return [

@@ -1,5 +1,6 @@
 import collections
 import math
+import types
 
 import numpy as np
 import pytest
@@ -11,12 +12,15 @@ from vidjax.data.geometry import (
   CROPS,
   CutResize,
   ResizeCut,
+  ResizeCutResize,
   eval_crops,
   jitter,
   multiscale,
   resize,
+  resized,
   shift,
   short_side,
+  short_side_rounded,
 )
 
 sides = st.integers(8, 400)
@@ -51,13 +55,13 @@ def draws(fn, height, width, count, **kwargs):
 
 def test_multiscale_golden(shared):
   table = np.load(shared / "golden/xvit/misc.npz")["multiscale_crop_340x256"]
-  crops = draws(multiscale, 256, 340, 12_000, size=224, short_sides=(0, 0))
+  crops = draws(multiscale, 256, 340, 12_000, size=224)
   got = {(c.width, c.height, c.left, c.top) for c in crops}
   assert got == set(map(tuple, table.tolist()))
 
 
 def test_multiscale_is_uniform_over_sides_and_places():
-  crops = draws(multiscale, 400, 400, 13_000, size=100, short_sides=(0, 0))
+  crops = draws(multiscale, 400, 400, 13_000, size=100)
   shapes = collections.Counter((c.height, c.width) for c in crops)
   sides = (400, 350, 300, 264)
   assert set(shapes) == {
@@ -77,7 +81,7 @@ def test_multiscale_is_uniform_over_sides_and_places():
 @given(sides, sides, st.integers(4, 300), seeds)
 def test_multiscale_stays_inside(height, width, size, seed):
   rng = np.random.default_rng(seed)
-  c = multiscale(rng, height, width, size=size, short_sides=(0, 0))
+  c = multiscale(rng, height, width, size=size)
   assert 0 <= c.top <= c.top + c.height <= height
   assert 0 <= c.left <= c.left + c.width <= width
   assert min(c.height, c.width) > 0
@@ -118,10 +122,91 @@ def test_jitter_that_is_too_small():
 
 
 def test_shift():
-  crops = draws(shift, 64, 64, 800, size=64, short_sides=(0, 0))
+  crops = draws(shift, 64, 64, 800, size=64)
   assert {(c.height, c.width) for c in crops} == {(73, 73)}
   assert {c.top for c in crops} == {c.left for c in crops} == set(range(10))
   assert {c(picture(64, 64)).shape for c in crops[:20]} == {(64, 64, 3)}
+
+
+def naive_rounded(height, width, short):
+  """The size that mmcv gives a frame: the factor first, then each side."""
+  factor = short / (height if height < width else width)
+  return math.floor(height * factor + 0.5), math.floor(width * factor + 0.5)
+
+
+@given(sides, sides, st.integers(8, 256), seeds)
+def test_resized(height, width, short, seed):
+  rng = np.random.default_rng(seed)
+  c = resized(rng, height, width, size=24, short=short)
+  assert (c.height, c.width) == naive_rounded(height, width, short)
+  assert min(c.height, c.width) == short
+  top, left, rows, columns = c.box
+  assert 0 <= top <= c.height - rows
+  assert 0 <= left <= c.width - columns
+  side = min(c.height, c.width)
+  central = ((c.height - side) // 2, (c.width - side) // 2, side, side)
+  if c.box != central:
+    area = c.height * c.width
+    assert (rows - 0.5) * (columns - 0.5) <= area
+    assert (rows + 0.5) * (columns + 0.5) >= 0.08 * area
+    assert (columns - 0.5) / (rows + 0.5) <= 4 / 3
+    assert (columns + 0.5) / (rows - 0.5) >= 3 / 4
+
+
+def test_resized_draws_are_uniform():
+  crops = draws(resized, 400, 600, 6000, size=224, short=2000)
+  boxes = np.array([c.box for c in crops])
+  shares = boxes[:, 2] * boxes[:, 3] / (2000 * 3000)
+  # Larger boxes may be taller than the frame, and are drawn again then.
+  small = shares < 0.4
+  assert np.mean(shares < 0.24) == pytest.approx(small.mean() / 2, abs=0.02)
+  top, left, rows, columns = boxes[small].T
+  logs = np.log(columns / rows)
+  assert logs.mean() == pytest.approx(0, abs=0.01)
+  assert logs.std() == pytest.approx(math.log(4 / 3) / 3**0.5, abs=0.01)
+  for place in (top / (2000 - rows), left / (3000 - columns)):
+    assert place.mean() == pytest.approx(0.5, abs=0.02)
+    assert place.std() == pytest.approx(12**-0.5, abs=0.01)
+
+
+def test_resized_reaches_all_borders():
+  crops = draws(resized, 8, 12, 3000, size=8, short=8)
+  boxes = np.array([c.box for c in crops])
+  boxes = boxes[boxes[:, 2] * boxes[:, 3] < 20]
+  assert boxes[:, 0].min() == boxes[:, 1].min() == 0
+  assert (boxes[:, 0] + boxes[:, 2]).max() == 8
+  assert (boxes[:, 1] + boxes[:, 3]).max() == 12
+
+
+def test_resized_falls_back_to_the_central_square():
+  # No box of 8 % of this frame is as flat as it would have to be.
+  crops = draws(resized, 10, 400, 20, size=8, short=10)
+  assert {c.box for c in crops} == {(0, 195, 10, 10)}
+  crops = draws(resized, 401, 10, 20, size=8, short=10)
+  assert {c.box for c in crops} == {(195, 0, 10, 10)}
+
+
+def test_resize_cut_resize():
+  frame = picture(20, 30)
+  crop = ResizeCutResize(height=24, width=36, box=(3, 5, 10, 14), size=16)
+  scaled = naive_bilinear(frame, 24, 36)
+  want = naive_bilinear(scaled[3:13, 5:19], 16, 16)
+  exact = crop(frame.astype(np.float32))
+  np.testing.assert_allclose(exact, want, atol=1e-3)
+  assert np.abs(crop(frame) - want).max() < 1.5  # rounded twice
+
+
+@given(sides, sides, st.integers(8, 300))
+def test_short_side_rounded(height, width, short):
+  assert short_side_rounded(height, width, short) == naive_rounded(
+    height, width, short
+  )
+
+
+def test_short_side_rounded_values():
+  assert short_side_rounded(240, 320, 256) == (256, 341)
+  assert short_side_rounded(100, 75, 256) == (341, 256)
+  assert short_side_rounded(240, 427, 224) == (224, 399)  # 398.53
 
 
 def test_eval_crops_golden(shared):
@@ -152,6 +237,63 @@ def test_eval_crops(height, width, size):
     free = left.width - size
   assert got == [0, math.ceil(free / 2), free]
   assert min(left.height, left.width) == size
+
+
+@given(sides, sides, st.sampled_from([16, 32, 224]), st.integers(0, 40))
+def test_eval_crops_of_mmaction(height, width, size, more):
+  short = size + more
+  options = {"size": size, "style": "mmaction", "short": short}
+  crops = eval_crops(height, width, crops=3, **options)
+  scaled = naive_rounded(height, width, short)
+  assert all((c.height, c.width) == scaled for c in crops)
+  step = (max(scaled) - size) // 2
+  along = [max(c.top, c.left) for c in crops]
+  across = [min(c.top, c.left) for c in crops]
+  if more == 0:
+    assert across == [0, 0, 0]
+    assert along == [0, 2 * step, step]
+    moving = "top" if height > width else "left"
+    assert [getattr(c, moving) for c in crops] == along
+  (centre,) = eval_crops(height, width, crops=1, **options)
+  assert centre == crops[2]
+  assert centre.top == (scaled[0] - size) // 2
+  assert centre.left == (scaled[1] - size) // 2
+
+
+def test_eval_crops_of_a_larger_short_side():
+  # 256 x 341: the centre rounds up here and down there.
+  def places(style, crops):
+    return [
+      (c.top, c.left)
+      for c in eval_crops(
+        240, 320, size=224, crops=crops, style=style, short=255
+      )
+    ]
+
+  assert places("slowfast", 1) == [(16, 58)]
+  assert places("slowfast", 3) == [(16, 0), (16, 58), (16, 116)]
+  assert places("mmaction", 1) == [(15, 58)]
+  assert places("mmaction", 3) == [(15, 0), (15, 116), (15, 58)]
+
+
+@given(sides, sides, st.sampled_from([16, 32, 224]))
+def test_short_side_0_is_the_size(height, width, size):
+  for style in ("slowfast", "mmaction"):
+    assert eval_crops(
+      height, width, size=size, crops=3, style=style, short=size
+    ) == eval_crops(height, width, size=size, crops=3, style=style)
+
+
+def test_eval_crops_style():
+  with pytest.raises(
+    ValueError, match=r"eval\.crop_style is 'ten'.*'mmaction'"
+  ):
+    eval_crops(40, 40, size=32, crops=1, style="ten")
+
+
+def test_eval_crops_that_do_not_fit():
+  with pytest.raises(ValueError, match=r"eval\.short_side is 30.*crops of 32"):
+    eval_crops(40, 40, size=32, crops=1, short=30)
 
 
 def test_eval_crops_number():
@@ -190,12 +332,40 @@ def test_resize_cut():
   np.testing.assert_array_equal(crop.cut(clip), clip[:, 3:19, 5:21])
 
 
-def test_table():
-  assert set(CROPS) == {"multiscale", "jitter", "shift"}
-  for crop in CROPS.values():
-    same = [
-      crop(np.random.default_rng(5), 50, 70, size=32, short_sides=(36, 40))
-      for _ in range(2)
-    ]
-    assert same[0] == same[1]
-    assert same[0](picture(50, 70)).shape == (32, 32, 3)
+def options(**changes):
+  base = {"image_size": 32, "jitter": (36, 40), "resize_side": 48}
+  return types.SimpleNamespace(**base | changes)
+
+
+@pytest.mark.parametrize("name", CROPS)
+def test_table(name):
+  crop = CROPS[name](options())
+  same = [crop(np.random.default_rng(5), 50, 70) for _ in range(2)]
+  assert same[0] == same[1]
+  assert same[0](picture(50, 70)).shape == (32, 32, 3)
+
+
+def test_names_of_the_table():
+  assert set(CROPS) == {"multiscale", "jitter", "shift", "resized"}
+  rng = np.random.default_rng(0)
+  assert CROPS["resized"](options(resize_side=36))(rng, 50, 70).height == 36
+
+
+@pytest.mark.parametrize(
+  ("name", "want"),
+  [
+    (
+      "multiscale",
+      [CutResize(12, 0, 87, 75, 64), CutResize(18, 57, 75, 64, 64)],
+    ),
+    (
+      "jitter",
+      [ResizeCut(80, 112, 12, 45, 64), ResizeCut(73, 102, 7, 36, 64)],
+    ),
+    ("shift", [ResizeCut(73, 102, 4, 19, 64), ResizeCut(73, 102, 7, 37, 64)]),
+  ],
+)
+def test_draws_are_those_of_earlier_versions(name, want):
+  crop = CROPS[name](options(image_size=64, jitter=(70, 90)))
+  rng = np.random.default_rng(1)
+  assert [crop(rng, 100, 140) for _ in want] == want

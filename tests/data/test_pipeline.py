@@ -8,9 +8,10 @@ import av
 import numpy as np
 import pytest
 
-from vidjax.data import pipeline
+from vidjax.data import augment, pipeline
 from vidjax.data.decode import Video, VideoError, decode
-from vidjax.data.geometry import eval_crops
+from vidjax.data.geometry import eval_crops, resized
+from vidjax.data.imgaug import ImgAug
 from vidjax.data.manifest import Clip, Manifest, load_manifest
 from vidjax.data.pipeline import (
   BadVideos,
@@ -19,7 +20,7 @@ from vidjax.data.pipeline import (
   steps_per_epoch,
   train_batches,
 )
-from vidjax.data.sampling import segments_eval
+from vidjax.data.sampling import segments_eval, strided_eval, strided_train
 
 CLASSES = 20
 FRAMES = 6
@@ -35,7 +36,9 @@ def config(**changes):
     "stride": 2,
     "crop": "shift",
     "jitter": (28, 34),
+    "resize_side": 32,
     "flip": 0.0,
+    "no_flip_labels": (),
     "auto_augment": "none",
     "erase": 0.0,
     "threads": 2,
@@ -172,6 +175,33 @@ def test_flip_changes_picture_and_label(manifest):
     assert np.all(right.astype(int) > left.astype(int) + 30)
 
 
+def test_some_labels_are_never_flipped(manifest):
+  never = (1, 5, 9)
+  straight = take(train_batches(manifest, config(), seed=0), 5)
+  plain = take(train_batches(manifest, config(flip=1.0), seed=0), 5)
+  c = config(flip=1.0, no_flip_labels=never)
+  got = take(train_batches(manifest, c, seed=0), 5)
+  kept = 0
+  for a, b, mixed in zip(straight, plain, got, strict=True):
+    for row, label in enumerate(a["label"]):
+      kept += label in never
+      want = a if label in never else b
+      for key, value in mixed.items():
+        np.testing.assert_array_equal(value[row], want[key][row])
+  assert kept >= 6  # two epochs
+
+
+def test_labels_that_are_never_flipped_do_not_move_other_draws(manifest):
+  boxes = [
+    np.concatenate([b["erase"] for b in batches])
+    for batches in (
+      take(train_batches(manifest, config(**RANDOM, **labels), seed=3), 5)
+      for labels in ({}, {"no_flip_labels": range(CLASSES)})
+    )
+  ]
+  np.testing.assert_array_equal(*boxes)
+
+
 def test_erase(manifest):
   (batch,) = take(train_batches(manifest, config(erase=1.0), seed=0), 1)
   for top, left, height, width in batch["erase"]:
@@ -187,7 +217,8 @@ def test_auto_augment_sees_whole_frames_before_the_crop(manifest, monkeypatch):
     seen.append((video.shape, isinstance(rng, np.random.Generator)))
     return 255 - video
 
-  monkeypatch.setitem(pipeline._AUGMENTS, "v0", invert)
+  recipe = augment.Recipe(cropped=False, build=lambda seed: invert)
+  monkeypatch.setitem(augment.RECIPES, "v0", recipe)
   c = config(auto_augment="v0", threads=0)
   (batch,) = take(train_batches(manifest, c, seed=0), 1)
   assert seen == [((3, HEIGHT, WIDTH, 3), True)] * 4
@@ -197,14 +228,87 @@ def test_auto_augment_sees_whole_frames_before_the_crop(manifest, monkeypatch):
   )
 
 
-def test_auto_augment_is_deterministic(manifest):
-  c = config(auto_augment="v0")
+def test_augmentation_after_the_crop_sees_the_flipped_crop(
+  manifest, monkeypatch
+):
+  seeds, seen = [], []
+
+  def build(seed):
+    seeds.append(seed)
+
+    def brighten_the_left(video, rng):
+      seen.append((video.shape, isinstance(rng, np.random.Generator)))
+      video = video.copy()
+      video[:, :, :3] = 255
+      return video
+
+    return brighten_the_left
+
+  recipe = augment.Recipe(cropped=True, build=build)
+  monkeypatch.setitem(augment.RECIPES, "imgaug", recipe)
+  c = config(auto_augment="imgaug", flip=1.0, threads=0)
+  (batch,) = take(train_batches(manifest, c, seed=11), 1)
+  assert seeds == [11]
+  assert seen == [((3, 28, 28, 3), True)] * 4
+  (plain,) = take(train_batches(manifest, config(flip=1.0), seed=11), 1)
+  assert (batch["video"][..., :3, :] == 255).all()
+  np.testing.assert_array_equal(
+    batch["video"][..., 3:, :], plain["video"][..., 3:, :]
+  )
+
+
+@pytest.mark.parametrize("name", ["imgaug", "rand-m7-n4-mstd0.5-inc1"])
+def test_augmentation_after_the_crop_leaves_other_draws_alone(manifest, name):
+  c = config(**RANDOM, auto_augment=name)
+  got = take(train_batches(manifest, c, seed=3), 3)
+  plain = take(train_batches(manifest, config(**RANDOM), seed=3), 3)
+  for a, b in zip(got, plain, strict=True):
+    for key in ("label", "erase", "weight"):
+      np.testing.assert_array_equal(a[key], b[key])
+    assert np.any(a["video"] != b["video"])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_one_example_draw_by_draw(manifest, seed):
+  """Flip, erasing, frames, crop, augmentation: in this order, per clip."""
+  c = config(
+    sampling="strided",
+    stride=1,
+    crop="resized",
+    flip=0.5,
+    erase=0.5,
+    auto_augment="imgaug",
+    no_flip_labels=(2,),
+  )
+  index = seed % 3
+  example = pipeline._TrainClip(manifest, c, BadVideos(manifest), 9)
+  got = example(index, np.random.default_rng(seed))
+  rng = np.random.default_rng(seed)
+  flip = rng.random() < 0.5 and index != 2
+  box = np.zeros(4)
+  if rng.random() < 0.5:
+    box = augment.erase_box(rng, 28, 28)
+  indices = strided_train(rng, FRAMES, frames=3, stride=1)
+  crop = resized(rng, HEIGHT, WIDTH, size=28, short=32)
+  frames = [
+    crop(frame)
+    for frame in decode(manifest.file(manifest.clips[index]), indices)
+  ]
+  video = np.stack([f[:, ::-1] if flip else f for f in frames])
+  np.testing.assert_array_equal(got["video"], ImgAug(9)(video, rng))
+  np.testing.assert_array_equal(got["erase"], box)
+  assert got["label"] == (index ^ 1 if flip else index)
+
+
+@pytest.mark.parametrize("name", ["v0", "imgaug", "rand-m7-n4-mstd0.5-inc1"])
+def test_auto_augment_is_deterministic(manifest, name):
+  c = config(auto_augment=name)
   runs = [take(train_batches(manifest, c, seed=5), 2) for _ in range(2)]
   assert_same(*runs)
 
 
-@pytest.mark.parametrize("crop", ["multiscale", "jitter", "shift"])
-@pytest.mark.parametrize("sampling", ["dense", "segments"])
+@pytest.mark.parametrize("crop", ["multiscale", "jitter", "shift", "resized"])
+@pytest.mark.parametrize("sampling", ["dense", "strided", "segments"])
 def test_every_recipe(manifest, crop, sampling):
   c = config(crop=crop, sampling=sampling)
   (batch,) = take(train_batches(manifest, c, seed=0), 1)
@@ -312,6 +416,11 @@ def test_wrong_views(manifest):
     eval_batches(manifest, config(), batch_size=4, clips=1, crops=2)
   with pytest.raises(ValueError, match="3 clips per video"):
     eval_batches(manifest, config(), batch_size=4, clips=4, crops=1)
+  views = {"batch_size": 4, "clips": 1, "crops": 1}
+  with pytest.raises(ValueError, match=r"eval\.crop_style is 'ten'"):
+    eval_batches(manifest, config(), **views, crop_style="ten")
+  with pytest.raises(ValueError, match=r"eval\.short_side is 27.*crops of 28"):
+    eval_batches(manifest, config(), **views, short_side=27)
 
 
 def test_eval_batches_hold_every_video_once(manifest):
@@ -348,6 +457,29 @@ def naive_views(path, clips):
     for crop in eval_crops(HEIGHT, WIDTH, size=28, crops=3):
       views.append(np.stack([crop(frame) for frame in frames]))
   return np.stack(views)
+
+
+def test_eval_crops_of_mmaction(manifest):
+  c = config(sampling="strided", stride=1)
+  views = {"crop_style": "mmaction", "short_side": 31}
+  with eval_batches(
+    manifest, c, batch_size=10, clips=2, crops=3, **views
+  ) as stream:
+    (batch,) = stream
+  for i, clip in enumerate(manifest.clips):
+    want = []
+    for k in range(2):
+      indices = strided_eval(FRAMES, frames=3, stride=1, clip=k, clips=2)
+      frames = decode(manifest.file(clip), indices)
+      crops = eval_crops(
+        HEIGHT, WIDTH, size=28, crops=3, style="mmaction", short=31
+      )
+      # 32 x 48 scaled to 31 x 47; left, right, centre.
+      assert [(x.height, x.width) for x in crops] == [(31, 47)] * 3
+      assert [(x.top, x.left) for x in crops] == [(1, 0), (1, 18), (1, 9)]
+      for crop in crops:
+        want.append(np.stack([crop(frame) for frame in frames]))
+    np.testing.assert_array_equal(batch["video"][i], np.stack(want))
 
 
 def test_eval_decodes_each_video_once(manifest, monkeypatch):

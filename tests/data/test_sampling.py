@@ -9,6 +9,8 @@ from vidjax.data.sampling import (
   dense_train,
   segments_eval,
   segments_train,
+  strided_eval,
+  strided_train,
 )
 
 lengths = st.integers(1, 700)
@@ -80,6 +82,57 @@ def test_dense_eval_starts_do_not_reach_the_end():
   assert starts == [0, 25, 50, 75]
 
 
+@given(lengths, frames, strides, seeds)
+def test_strided_train(n, t, stride, seed):
+  got = strided_train(np.random.default_rng(seed), n, frames=t, stride=stride)
+  start = got[0]
+  assert got.tolist() == [(start + i * stride) % n for i in range(t)]
+  span = t * stride
+  assert 0 <= start <= (n - span if n >= span else 0)
+
+
+def test_strided_train_is_uniform_over_all_starts():
+  rng = np.random.default_rng(0)
+  draws = [strided_train(rng, 71, frames=32, stride=2) for _ in range(1600)]
+  counts = np.bincount([clip[0] for clip in draws])
+  assert len(counts) == 8  # 0 to 7, both ends included
+  assert 140 < counts.min() <= counts.max() < 260
+  assert {clip[-1] - clip[0] for clip in draws} == {62}
+
+
+def test_strided_wraps_around():
+  rng = np.random.default_rng(0)
+  for sample in (
+    strided_train(rng, 5, frames=4, stride=2),
+    strided_eval(5, frames=4, stride=2, clip=0, clips=1),
+  ):
+    assert sample.tolist() == [0, 2, 4, 1]
+  assert strided_train(rng, 1, frames=3, stride=2).tolist() == [0, 0, 0]
+
+
+@given(lengths, frames, strides, st.integers(1, 12))
+def test_strided_eval(n, t, stride, clips):
+  """Clip by clip, as MMAction places test clips."""
+  span = t * stride
+  for clip in range(clips):
+    start = 0
+    if n >= span:
+      part = (n - span + 1) / clips
+      start = int(clip * part + part / 2)
+    got = strided_eval(n, frames=t, stride=stride, clip=clip, clips=clips)
+    assert got.tolist() == [(start + i * stride) % n for i in range(t)]
+
+
+def test_strided_eval_starts():
+  # 300 frames, 32 x 2: 237 starts in four parts of 59.25, and their middles.
+  starts = [
+    strided_eval(300, frames=32, stride=2, clip=k, clips=4)[0] for k in range(4)
+  ]
+  assert starts == [29, 88, 148, 207]
+  (only,) = strided_eval(10, frames=1, stride=10, clip=0, clips=1)
+  assert only == 0  # one start: the part is a single frame
+
+
 @given(lengths, frames, seeds)
 def test_segments_train(n, t, seed):
   got = segments_train(np.random.default_rng(seed), n, frames=t, stride=1)
@@ -115,8 +168,18 @@ def test_segments_has_three_views():
     segments_eval(10, frames=4, stride=1, clip=0, clips=4)
 
 
+def test_draws_are_those_of_earlier_versions():
+  draws = [
+    SAMPLERS[name]
+    .train(np.random.default_rng(1), 100, frames=5, stride=8)
+    .tolist()
+    for name in ("dense", "segments")
+  ]
+  assert draws == [[30, 40, 50, 59, 69], [9, 30, 55, 78, 79]]
+
+
 def test_table():
-  assert set(SAMPLERS) == {"dense", "segments"}
+  assert set(SAMPLERS) == {"dense", "strided", "segments"}
   for sampler in SAMPLERS.values():
     same = [
       sampler.train(np.random.default_rng(3), 90, frames=6, stride=4).tolist()

@@ -18,7 +18,6 @@ from vidjax.models.registry import (
   model_options,
   model_spec,
 )
-from vidjax.models.vit import ViT
 from vidjax.nn.plugs import JointAttention, Mixing
 from vidjax.nn.temporal import Temporal
 
@@ -92,7 +91,8 @@ def test_options_are_complete(name):
   """Whatever the class takes can be set in a configuration page."""
   options = model_options(name)
   assert options["name"] == name
-  arguments = set(inspect.signature(ViT.__init__).parameters)
+  backbone = model_spec(name).backbone
+  arguments = set(inspect.signature(backbone.__init__).parameters)
   assert set(options) - {"name"} == arguments - {
     "self",
     "dtype",

@@ -68,6 +68,42 @@ def test_zero_keys_average_the_values():
   np.testing.assert_allclose(run(q, 0 * k, v, heads=3), want, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+  ("times", "masked"), [(1, 0), (3, 0), (None, 1), (None, 3), (3, 3), (1, 1)]
+)
+def test_bias_and_mask_are_added_to_the_logits(times, masked):
+  """Both by window, frame, head, query and key; ones broadcast."""
+  heads, windows, n = 2, 2, 4
+  q, k, v = (oracles.normal(4, 3, n, 6, seed=i) for i in range(3))
+  bias = None if times is None else oracles.normal(times, heads, n, n, seed=3)
+  mask = None
+  if masked:
+    far = np.random.default_rng(0).random((windows, masked, n, n)) < 0.4
+    mask = np.where(far, np.float32(-100), np.float32(0))
+  got = oracles.jit(
+    lambda q, k, v: attend(
+      q,
+      k,
+      v,
+      heads=heads,
+      bias=None if bias is None else jnp.asarray(bias),
+      mask=mask,
+    )
+  )(q, k, v)
+  for b, t, head in np.ndindex(4, 3, heads):
+    own = slice(3 * head, 3 * head + 3)
+    logits = oracles.array(q[b, t, :, own]) @ k[b, t, :, own].T / 3**0.5
+    if bias is not None:
+      logits += bias[t % times, head]
+    if mask is not None:
+      logits += mask[b % windows, t % masked]  # clips of two windows each
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(
+      got[b, t, :, own], weights @ v[b, t, :, own], atol=1e-5
+    )
+
+
 def test_gradients_equal_those_of_softmax():
   q, k, v = qkv(n=3, m=4, c=6)
 

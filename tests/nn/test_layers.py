@@ -89,27 +89,37 @@ def test_gelu_is_exact():
   assert np.abs(exact - approximate).max() > 1e-4
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 12), (11, 7), (4, 5)])
-def test_patch_embed_is_a_convolution(height, width):
-  p, c = 4, 5
-  layer = oracles.build(PatchEmbed, p, c)
-  video = oracles.normal(2, 2, height, width, 3)
-  kernel = oracles.array(layer.proj.kernel).reshape(p, p, 3, c)
-  want = np.zeros((2, 2, height // p, width // p, c))
-  for y in range(height // p):
-    for x in range(width // p):
-      for i in range(p):
-        for j in range(p):
-          pixel = video[:, :, y * p + i, x * p + j]
-          want[:, :, y, x] += pixel @ kernel[i, j]
+@pytest.mark.parametrize(
+  ("size", "frames", "height", "width"),
+  [
+    ((1, 4, 4), 2, 8, 12),
+    ((1, 4, 4), 2, 11, 7),
+    ((1, 4, 4), 1, 4, 5),
+    ((2, 4, 4), 4, 8, 4),
+    ((2, 3, 2), 5, 7, 5),  # the last frame fills no patch
+    ((4, 1, 3), 4, 2, 3),
+  ],
+)
+def test_patch_embed_is_a_convolution(size, frames, height, width):
+  c = 5
+  layer = oracles.build(PatchEmbed, size, c)
+  video = oracles.normal(2, frames, height, width, 3)
+  s, p, q = size
+  kernel = oracles.array(layer.proj.kernel).reshape(*size, 3, c)
+  want = np.zeros((2, frames // s, height // p, width // q, c))
+  for t, y, x in np.ndindex(want.shape[1:4]):
+    for i, j, k in np.ndindex(*size):
+      pixel = video[:, t * s + i, y * p + j, x * q + k]
+      want[:, t, y, x] += pixel @ kernel[i, j, k]
   want += oracles.array(layer.proj.bias)
   got = oracles.call(layer, video)
   np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-def test_patch_embed_starts_like_a_convolution_of_pytorch():
-  layer = oracles.initial(PatchEmbed, 16, 32)
-  bound = 1 / math.sqrt(3 * 16**2)
+@pytest.mark.parametrize("size", [(1, 16, 16), (2, 4, 4)])
+def test_patch_embed_starts_like_a_convolution_of_pytorch(size):
+  layer = oracles.initial(PatchEmbed, size, 32)
+  bound = 1 / math.sqrt(3 * math.prod(size))
   for values in (layer.proj.kernel[...], layer.proj.bias[...]):
     assert 0.8 * bound < np.abs(values).max() <= bound
 

@@ -10,7 +10,7 @@ from vidjax.tools import parity
 from vidjax.tools.golden import read_case
 
 # Listed here, so that a case that is lost is seen.
-CASES = (
+XVIT = (
   "abl_mix_k",
   "abl_mix_x",
   "misc",
@@ -26,35 +26,45 @@ CASES = (
   "tiny_ta_div4",
   "tiny_ta_div8",
 )
+TPS = (
+  "inflate",
+  "ops",
+  "tiny_31frames",
+  "tiny_base",
+  "tiny_pad",
+  "tiny_t8_patched",
+)
+CASES = [*(("xvit", name) for name in XVIT), *(("tps", name) for name in TPS)]
 SMALLEST = "tiny_avg_div8"
+# One of each family runs as users run it; the rest compiles for less.
+WHOLE = (("xvit", SMALLEST), ("tps", "tiny_t8_patched"))
 
 
-def altered(shared, tmp_path, name, change, **arrays):
-  """A copy of the smallest case with one array changed, or others in place."""
-  source = shared / "golden" / "xvit" / f"{SMALLEST}.npz"
-  with np.load(source) as file:
-    stored = dict(file) | arrays
-  if name:
-    stored[name] = change(stored[name])
+def altered(shared, tmp_path, name, change, case=f"xvit/{SMALLEST}"):
+  """A copy of a case with one array changed."""
+  with np.load(shared / "golden" / f"{case}.npz") as file:
+    stored = dict(file)
+  stored[name] = change(stored[name])
   path = tmp_path / "altered.npz"
   np.savez(path, **stored)
   return path
 
 
-def test_every_stored_case_is_run(shared):
-  found = sorted(p.stem for p in (shared / "golden" / "xvit").glob("*.npz"))
-  assert found == sorted(CASES)
+@pytest.mark.parametrize(("family", "names"), [("xvit", XVIT), ("tps", TPS)])
+def test_every_stored_case_is_run(family, names, shared):
+  found = sorted(p.stem for p in (shared / "golden" / family).glob("*.npz"))
+  assert found == sorted(names)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_case(name, shared, capsys, monkeypatch):
-  if name != SMALLEST:  # one as users run it; the rest compiles for less
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_case(family, name, shared, capsys, monkeypatch):
+  if (family, name) not in WHOLE:
     monkeypatch.setattr(jax, "jit", oracles.jit)
-  path = shared / "golden" / "xvit" / f"{name}.npz"
+  path = shared / "golden" / family / f"{name}.npz"
   assert parity.main([str(path)]) == 0
   line = capsys.readouterr().out
   match = re.fullmatch(
-    r"xvit +(\S+) +logits (\S+)  gradients (\S+)  PASS\n", line
+    rf"{family} +(\S+) +logits (\S+)  gradients (\S+)  PASS\n", line
   )
   assert match, line
   assert match[1] == read_case(path).name
@@ -87,6 +97,49 @@ def test_a_wrong_number_fails(prefix, change, shared, tmp_path, capsys):
   assert capsys.readouterr().out.endswith("  FAIL\n")
 
 
+def rotate(array):
+  """Every entry in a wrong place."""
+  return np.roll(array, 1)
+
+
+@pytest.mark.parametrize(
+  ("name", "change"),
+  [
+    ("patch_shift/T3/out", rotate),
+    ("patch_shift/T16/out_inv", rotate),
+    ("channel_shift/c32/out", rotate),
+    ("rel_index/psm", rotate),
+    ("rel_index/tsm_and_space", rotate),
+    ("mask/1x14x14_s033", rotate),
+    ("window/out", rotate),
+    ("merge/out", rotate),
+    ("window_size/size_ws_shift", lambda rows: rows + 1),
+    ("attn/psm/out_mask", nudge),
+    ("attn/tsm/out", nudge),
+  ],
+)
+def test_a_wrong_operation_fails(name, change, shared, tmp_path, capsys):
+  path = altered(shared, tmp_path, name, change, case="tps/ops")
+  assert parity.main([str(path)]) == 1
+  assert capsys.readouterr().out.endswith("  FAIL\n")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "patch_embed.proj.weight",
+    "layers.0.blocks.0.attn.relative_position_bias_table",
+  ],
+)
+@pytest.mark.parametrize("window", ["w7", "w12"])
+def test_a_wrong_inflation_fails(window, name, shared, tmp_path, capsys):
+  path = altered(
+    shared, tmp_path, f"{window}/out/{name}", nudge, case="tps/inflate"
+  )
+  assert parity.main([str(path)]) == 1
+  assert capsys.readouterr().out.endswith("  FAIL\n")
+
+
 def refused(capsys, *paths: pathlib.Path) -> str:
   """What is said about wrong paths: one sentence, with status 2."""
   assert parity.main([str(path) for path in paths]) == 2
@@ -111,7 +164,7 @@ def test_unknown_family_or_kind(key, shared, tmp_path, capsys):
     in (said := refused(capsys, path))
   )
   assert "'nobody'" in said
-  assert "known families are xvit" in said
+  assert "known families are xvit, tps" in said
 
 
 def test_missing_path(tmp_path, capsys):

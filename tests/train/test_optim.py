@@ -12,68 +12,17 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
+from flax import traverse_util
 
 from vidjax.train.losses import cross_entropy, weighted_mean
 from vidjax.train.optim import (
   accumulate_gradients,
   clip_by_norm,
   decay_mask,
-  learning_rate,
+  lr_factors,
   make_optimizer,
   update_ema,
 )
-
-# --- learning rate
-
-
-def schedule_config(**changes):
-  values = {
-    "base_lr": 0.03,
-    "warmup_lr": 0.01,
-    "warmup_epochs": 5.0,
-    "final_lr": 0.0,
-  }
-  return ml_collections.ConfigDict(values | changes)
-
-
-@pytest.mark.parametrize("steps_per_epoch", [4, 4080])
-@pytest.mark.parametrize(
-  ("name", "epochs", "warmup_lr"),
-  [("k400", 30, 0.01), ("k600", 30, 0.01), ("ssv2", 35, 0.003)],
-)
-def test_learning_rate_of_the_official_code(
-  shared, name, epochs, warmup_lr, steps_per_epoch
-):
-  with np.load(shared / "golden/xvit/misc.npz") as file:
-    epoch, value = (file[f"lr/{name}/{key}"] for key in ("epoch", "value"))
-  schedule = learning_rate(
-    schedule_config(warmup_lr=warmup_lr),
-    epochs * steps_per_epoch,
-    steps_per_epoch,
-  )
-  steps = (epoch * steps_per_epoch).astype(np.int32)
-  rates = jax.vmap(schedule)(jnp.asarray(steps))
-  np.testing.assert_allclose(rates, value, rtol=0, atol=1e-8)
-
-
-def test_warmup_ends_at_the_cosine_and_not_at_the_base_rate():
-  schedule = learning_rate(schedule_config(), 300, 10)
-  assert float(schedule(0)) == pytest.approx(0.01)
-  assert float(schedule(50)) == pytest.approx(0.02799, abs=5e-6)
-  assert float(schedule(25)) == pytest.approx((0.01 + 0.02799) / 2, abs=5e-6)
-
-
-def test_the_cosine_goes_from_the_base_to_the_final_rate():
-  config = schedule_config(warmup_epochs=0.0, final_lr=0.002)
-  schedule = learning_rate(config, 10, 3)
-  rates = [float(schedule(step)) for step in (0, 5, 10)]
-  assert rates == pytest.approx([0.03, 0.016, 0.002])
-
-
-def test_a_warmup_longer_than_the_training_is_an_error():
-  with pytest.raises(ValueError, match=r"warmup_epochs is 5.0, .* has 2.5 ep"):
-    learning_rate(schedule_config(), 10, 4)
-
 
 # --- optimisers
 
@@ -85,10 +34,12 @@ def optimizer_config(**changes):
   values = {
     "name": "sgd",
     "momentum": 0.9,
+    "nesterov": True,
     "betas": (0.9, 0.999),
     "eps": 1e-8,
     "weight_decay": 0.05,
     "no_decay": (r"^head/bias$",),
+    "lr_multipliers": (),
   }
   return ml_collections.ConfigDict(values | changes)
 
@@ -115,20 +66,22 @@ def arrays(rng, scale=1.0):
   return [(scale * rng.normal(size=s)).astype(np.float32) for s in shapes]
 
 
-def torch_sgd(param, gradients, decay, momentum=0.9):
-  """torch.optim.SGD(nesterov=True, dampening=0), one number at a time."""
+def torch_sgd(param, gradients, decay, rates=RATES, *, nesterov=True):
+  """torch.optim.SGD with momentum 0.9, one number at a time."""
   param, buffer = float(param), None
-  for lr, gradient in zip(RATES, gradients, strict=True):
+  for lr, gradient in zip(rates, gradients, strict=True):
     d = float(gradient) + decay * param
-    buffer = d if buffer is None else momentum * buffer + d
-    param -= lr * (d + momentum * buffer)
+    buffer = d if buffer is None else 0.9 * buffer + d
+    param -= lr * (d + 0.9 * buffer if nesterov else buffer)
   return param
 
 
-def torch_adamw(param, gradients, decay, b1=0.9, b2=0.999, eps=1e-8):
+def torch_adamw(
+  param, gradients, decay, rates=RATES, b1=0.9, b2=0.999, eps=1e-8
+):
   """torch.optim.AdamW, one number at a time."""
   param, m, v = float(param), 0.0, 0.0
-  for t, (lr, gradient) in enumerate(zip(RATES, gradients, strict=True), 1):
+  for t, (lr, gradient) in enumerate(zip(rates, gradients, strict=True), 1):
     param -= lr * decay * param
     m = b1 * m + (1 - b1) * float(gradient)
     v = b2 * v + (1 - b2) * float(gradient) ** 2
@@ -137,9 +90,9 @@ def torch_adamw(param, gradients, decay, b1=0.9, b2=0.999, eps=1e-8):
   return param
 
 
-def run(config, params, gradients, clip_norm=0.0):
+def run(config, params, gradients, **options):
   params = nest(map(jnp.asarray, params))
-  optimizer = make_optimizer(config, rate, params, clip_norm=clip_norm)
+  optimizer = make_optimizer(config, rate, params, **options)
   state = optimizer.init(params)
 
   @jax.jit
@@ -152,20 +105,68 @@ def run(config, params, gradients, clip_norm=0.0):
   return unnest(params), state
 
 
-@pytest.mark.parametrize(
-  ("name", "oracle", "atol"),
+HEAVY_BALL = functools.partial(torch_sgd, nesterov=False)
+# Changes of the configuration, rule, tolerance.
+RULES = [
+  ({"name": "sgd"}, torch_sgd, 2e-6),
+  ({"name": "sgd", "nesterov": False}, HEAVY_BALL, 2e-6),
   # 1 - 0.999^t of AdamW's first steps loses digits in float32.
-  [("sgd", torch_sgd, 2e-6), ("adamw", torch_adamw, 2e-5)],
-)
-def test_optimisers_follow_the_rule_of_pytorch(name, oracle, atol):
+  ({"name": "adamw"}, torch_adamw, 2e-5),
+]
+
+
+@pytest.mark.parametrize(("changes", "oracle", "atol"), RULES)
+def test_optimisers_follow_the_rule_of_pytorch(changes, oracle, atol):
   rng = np.random.default_rng(0)
   start, gradients = arrays(rng), [arrays(rng) for _ in RATES]
-  result, _ = run(optimizer_config(name=name), start, gradients)
+  result, _ = run(optimizer_config(**changes), start, gradients)
   for i, path in enumerate(PATHS):
     decay = 0.0 if path == "head/bias" else 0.05
     for at in np.ndindex(start[i].shape):
       expected = oracle(start[i][at], [g[i][at] for g in gradients], decay)
       np.testing.assert_allclose(result[i][at], expected, rtol=2e-5, atol=atol)
+
+
+@pytest.mark.parametrize(("changes", "oracle", "atol"), RULES)
+def test_multipliers_are_learning_rates_of_groups(changes, oracle, atol):
+  rng = np.random.default_rng(0)
+  start, gradients = arrays(rng), [arrays(rng) for _ in RATES]
+  pairs = (("kernel", 0.1), ("^blocks", 3))
+  config = optimizer_config(**changes, lr_multipliers=pairs)
+  result, _ = run(config, start, gradients)
+  for i, (decay, factor) in enumerate([(0.05, 0.1), (0.05, 3), (0.0, 1)]):
+    rates = [factor * rate for rate in RATES]
+    for at in np.ndindex(start[i].shape):
+      series = [g[i][at] for g in gradients]
+      expected = oracle(start[i][at], series, decay, rates)
+      np.testing.assert_allclose(result[i][at], expected, rtol=2e-5, atol=atol)
+
+
+@pytest.mark.parametrize("changes", [rule[0] for rule in RULES])
+@pytest.mark.parametrize("how", ["multiplier", "frozen"])
+def test_what_is_frozen_keeps_every_bit(changes, how):
+  rng = np.random.default_rng(0)
+  start, gradients = arrays(rng), [arrays(rng) for _ in RATES]
+  gradients[1][0][:] = np.nan
+  config, frozen = optimizer_config(**changes), ()
+  if how == "multiplier":
+    config.lr_multipliers = (("kernel", 0),)
+  else:
+    config.lr_multipliers, frozen = ((r"^blocks/0/kernel", 2.0),), ("kernel",)
+  (kernel, bias, _), _ = run(config, start, gradients, frozen=frozen)
+  assert np.asarray(kernel).tobytes() == start[0].tobytes()
+  (_, expected, _), _ = run(optimizer_config(**changes), start, gradients)
+  np.testing.assert_array_equal(bias, expected)
+
+
+def test_what_is_frozen_gathers_no_momentum_of_its_decay():
+  start = arrays(np.random.default_rng(0))
+  zeros = [[np.zeros_like(a) for a in start]]
+  config = optimizer_config(lr_multipliers=(("kernel", 0.0),))
+  _, state = run(config, start, zeros)
+  kernel, bias, _ = unnest(state["momentum"].trace)
+  assert not kernel.any()
+  np.testing.assert_allclose(bias, 0.05 * start[1], rtol=1e-6)
 
 
 def test_weights_decay_without_any_gradient_except_the_exempt():
@@ -213,6 +214,8 @@ def test_the_parts_of_the_state_have_names():
 
   assert parts() == ["clip", "decay", "momentum", "rate"]
   assert parts(name="adamw") == ["clip", "adam", "decay", "rate"]
+  groups = (("head", 0.1),)
+  assert parts(lr_multipliers=groups)[2:] == ["momentum", "factors", "rate"]
 
 
 def test_an_unknown_optimiser_is_an_error_with_the_known_ones():
@@ -241,6 +244,88 @@ def test_decay_mask_by_regular_expressions():
 def test_an_expression_that_cannot_apply_is_named(pattern, message):
   with pytest.raises(ValueError, match=re.escape(message)):
     decay_mask(nest((1, 2, 3)), ("bias$", pattern))
+
+
+# Paths of a window transformer, with (factor, decays) of both groupings that
+# the TPS recipe is known for: by the rule that mmcv applied, and as meant.
+GROUPS = {
+  "patch_embed/proj/kernel": ((0.1, True), (0.1, True)),
+  "patch_embed/proj/bias": ((0.1, True), (0.1, True)),
+  "patch_norm/scale": ((0.1, True), (0.1, False)),
+  "stages/0/blocks/1/attention/qkv/kernel": ((0.1, True), (0.1, True)),
+  "stages/0/blocks/1/attention/qkv/bias": ((0.1, True), (0.1, True)),
+  "stages/0/blocks/1/bias/table": ((1, False), (0.1, False)),
+  "stages/0/blocks/1/norm2/bias": ((0.1, True), (0.1, False)),
+  "stages/0/merge/norm/scale": ((0.1, True), (0.1, False)),
+  "stages/0/merge/reduction/kernel": ((0.1, True), (0.1, True)),
+  "norm/scale": ((0.1, True), (0.1, False)),
+  "head/fc/kernel": ((1, True), (1, True)),
+  "head/fc/bias": ((1, True), (1, True)),
+}
+EXECUTED = {
+  "lr_multipliers": ((r"/bias/table$", 1.0), (r"^(?!head/)", 0.1)),
+  "no_decay": (r"/bias/table$",),
+}
+INTENDED = {
+  "lr_multipliers": ((r"^(?!head/)", 0.1),),
+  "no_decay": (r"norm\d?/(scale|bias)$", r"/bias/table$"),
+}
+
+
+@pytest.mark.parametrize(("which", "options"), [(0, EXECUTED), (1, INTENDED)])
+def test_both_groupings_of_a_backbone_and_its_classifier(which, options):
+  params = traverse_util.unflatten_dict(dict.fromkeys(GROUPS, 0), sep="/")
+
+  def by_path(tree):
+    return traverse_util.flatten_dict(tree, sep="/")
+
+  factors = by_path(lr_factors(params, options["lr_multipliers"]))
+  decays = by_path(decay_mask(params, options["no_decay"]))
+  found = {path: (factors[path], decays[path]) for path in GROUPS}
+  assert found == {path: both[which] for path, both in GROUPS.items()}
+
+
+@pytest.mark.parametrize(
+  ("pairs", "expected"),
+  [
+    ((), (1, 1, 1)),
+    ((("bias", 0.5),), (1, 0.5, 0.5)),
+    ((("bias", 0.5), ("", 2.0)), (2, 0.5, 0.5)),
+    ([["^head", 0], ["bias", 0.5]], (1, 0.5, 0)),
+  ],
+)
+def test_the_first_expression_that_is_found_counts(pairs, expected):
+  assert unnest(lr_factors(nest((1, 2, 3)), pairs)) == expected
+
+
+def test_frozen_goes_before_all_multipliers():
+  factors = lr_factors(nest((1, 2, 3)), (("bias", 2.0),), (r"^head/",))
+  assert unnest(factors) == (1, 2, 0)
+
+
+@pytest.mark.parametrize(
+  ("pairs", "message"),
+  [
+    ((("fc", 0.1),), "lr_multipliers: 'fc' matches none of the 3 parameters"),
+    ((("(", 0.1),), "lr_multipliers: '(' is not a regular expression"),
+    (
+      (("bias", 0.1), ("^head/", 1.0)),
+      "'^head/' matches only parameters that an earlier expression takes",
+    ),
+    ((("bias", -0.1),), "('bias', -0.1) is not a pair of a regular expression"),
+    ((("bias", float("nan")),), "('bias', nan) is not a pair"),
+    ((("bias", "0.1"),), "('bias', '0.1') is not a pair"),
+    (("bias", 0.1), "'bias' is not a pair"),
+  ],
+)
+def test_multipliers_that_cannot_apply_are_named(pairs, message):
+  with pytest.raises(ValueError, match=re.escape(message)):
+    lr_factors(nest((1, 2, 3)), pairs)
+
+
+def test_a_frozen_expression_that_matches_nothing_is_named():
+  with pytest.raises(ValueError, match=r"model\.frozen: 'stages' matches none"):
+    lr_factors(nest((1, 2, 3)), (), ("stages",))
 
 
 def test_moving_average():

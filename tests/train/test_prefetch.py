@@ -87,6 +87,16 @@ def test_leaving_by_an_exception_stops_the_thread():
   assert not running()
 
 
+def test_outside_of_its_context_there_are_no_batches():
+  prefetch = DevicePrefetch(batches(range(3)), SHARDING)
+  with pytest.raises(RuntimeError, match="inside of the `with` block"):
+    next(prefetch)
+  with prefetch:
+    next(prefetch)
+  with pytest.raises(RuntimeError, match="inside of the `with` block"):
+    next(prefetch)
+
+
 def test_a_slow_source_is_waited_for():
   delay = 0.05
   with DevicePrefetch(batches(range(4), delay), SHARDING) as prefetch:

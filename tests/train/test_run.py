@@ -1,10 +1,12 @@
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from configs.xvit_motion import get_config
 from tests import oracles
 from vidjax.models.registry import create_model
+from vidjax.models.vit import ViT
 from vidjax.nn.functional import split
 from vidjax.train.run import build
 
@@ -50,6 +52,28 @@ def page(**changes):
     ({"mesh__fsdp": 2}, "does not fit 1 devices; set mesh.data=-1"),
     ({"optimizer__name": "lion"}, "optimizer.name is 'lion'; use one of 'sgd'"),
     ({"optimizer__no_decay": ("gain",)}, "no_decay: 'gain' matches none of"),
+    (
+      {"optimizer__lr_multipliers": (("gain", 0.1),)},
+      "lr_multipliers: 'gain' matches none of",
+    ),
+    (
+      {"train__accumulate": 3},
+      "train.accumulate=3 does not divide the batch o",
+    ),
+    (
+      {"train__accumulate": 0},
+      "train.accumulate=0 does not divide the batch o",
+    ),
+    (
+      {"train__mixup_alpha": 0.4, "train__mixup_group": 3},
+      "train.mixup_group=3 does not divide the 8 clips of a (micro-)batch; use",
+    ),
+    (
+      {"train__mixup_alpha": 0.4, "train__accumulate": 2},
+      "train.mixup_group=8 does not divide the 4 clips of a (micro-)batch; use",
+    ),
+    ({"train__mixup_alpha": -0.1}, "train.mixup_alpha is -0.1; use a positive"),
+    ({"schedule__name": "poly"}, "schedule.name is 'poly'; use one of"),
     (
       {"schedule__warmup_epochs": 9.0},
       "warmup_epochs is 9.0, but the training",
@@ -101,16 +125,75 @@ def test_multiply_adds_are_those_of_one_clip():
   assert run.multiply_adds == frames * frame + dim * 12
 
 
-def test_the_state_is_donated():
-  run = build(page(), total_steps=10, steps_per_epoch=5)
+@pytest.mark.parametrize("factor", [1.0, 0.0])
+def test_frozen_parameters_neither_change_nor_count(
+  factor, monkeypatch, caplog
+):
+  blocks = (r"^blocks/0/", r"^blocks/1/.*kernel$")
+  config = page(
+    train__clip_norm=1e-3,
+    optimizer__lr_multipliers=((r"^blocks/", factor),),
+  )
+  monkeypatch.setattr(ViT, "frozen", blocks, raising=False)
+  with caplog.at_level("INFO", logger="absl"):
+    run = build(config, total_steps=10, steps_per_epoch=5)
   state = run.init(jax.random.key(0))
-  batch = {
-    "video": np.zeros((8, 4, 32, 32, 3), np.uint8),
-    "label": np.zeros(8, np.int32),
+  # Copies: the state is donated.
+  before = by_path(jax.tree.map(np.array, state.params))
+  state, metrics = run.train_step(state, batch())
+  state, _ = run.train_step(state, batch())  # the rate at step 0 is 0
+
+  frozen = {
+    path
+    for path in before
+    if path.startswith("blocks/0/" if factor else "blocks/")
+    or (path.startswith("blocks/1/") and path.endswith("kernel"))
+  }
+  after, moments = by_path(state.params), by_path(state.opt_state["adam"].mu)
+  for path, start in before.items():
+    changed = bool((np.asarray(after[path]) != start).any())
+    assert changed == (path not in frozen), path
+    assert np.asarray(moments[path]).any() == (path not in frozen), path
+  assert run.frozen == sum(before[path].size for path in frozen)
+  assert run.parameters == sum(p.size for p in before.values())
+  assert f"{run.parameters:,} parameters ({run.frozen:,} frozen)" in caplog.text
+
+  if not factor:
+    return
+  monkeypatch.setattr(ViT, "frozen", (), raising=False)
+  config.optimizer.lr_multipliers = ()
+  free = build(config, total_steps=10, steps_per_epoch=5)
+  _, all_of_them = free.train_step(free.init(jax.random.key(0)), batch())
+  np.testing.assert_allclose(metrics["loss"], all_of_them["loss"], rtol=1e-6)
+  assert metrics["gradient_norm"] < 0.99 * all_of_them["gradient_norm"]
+
+
+def test_the_log_has_sensible_units(caplog):
+  with caplog.at_level("INFO", logger="absl"):
+    run = build(page(), total_steps=10, steps_per_epoch=5)
+  assert 1e5 < run.multiply_adds < 1e6
+  shown = f", {run.multiply_adds / 1e3:.1f} k multiply-adds a clip"
+  assert shown in caplog.text
+
+
+def batch():
+  rng = np.random.default_rng(0)
+  return {
+    "video": rng.integers(0, 256, (8, 4, 32, 32, 3)).astype(np.uint8),
+    "label": rng.integers(0, 12, 8).astype(np.int32),
     "erase": np.zeros((8, 4), np.int32),
     "weight": np.ones(8, np.float32),
   }
-  new, metrics = run.train_step(state, batch)
+
+
+def by_path(tree):
+  return traverse_util.flatten_dict(tree, sep="/")
+
+
+def test_the_state_is_donated():
+  run = build(page(), total_steps=10, steps_per_epoch=5)
+  state = run.init(jax.random.key(0))
+  new, metrics = run.train_step(state, batch())
   assert state.step.is_deleted()
   assert int(new.step) == 1
   assert set(metrics) == {"loss", "accuracy", "gradient_norm", "lr"}

@@ -19,6 +19,7 @@ from tests import oracles
 from vidjax.train.run import build
 from vidjax.train.sharding import (
   AXES,
+  MESH_AXES,
   batch_sharding,
   check_batch,
   make_mesh,
@@ -196,6 +197,12 @@ def mesh(data: int, fsdp: int) -> Mesh:
     ("blocks/0/attention/proj/kernel", (32, 32), (None, "fsdp")),
     ("position", (5, 32), (None, "fsdp")),
     ("temporal_position", (8, 32), (None, "fsdp")),
+    ("patch_embed/proj/kernel", (96, 32), (None, "fsdp")),
+    ("head/fc/kernel", (32, 12), (None, "fsdp")),
+    ("stages/0/blocks/1/bias/table", (31, 13, 13, 4), (None,) * 4),
+    ("ema/stages/0/merge/reduction/kernel", (128, 64), (None, "fsdp")),
+    ("stages/0/merge/norm/scale", (128,), (None,)),
+    ("stages/0/merge/norm/bias", (128,), (None,)),
     # Not divisible by 4: whole.
     (QKV, (30, 96), (None, None)),
     ("position", (4, 30), (None, None)),
@@ -210,6 +217,24 @@ def mesh(data: int, fsdp: int) -> Mesh:
 )
 def test_partition(path, shape, expected):
   assert parameter_spec(path, shape, mesh(2, 4)) == PartitionSpec(*expected)
+
+
+def test_heads_of_a_bias_table_may_be_split(monkeypatch):
+  monkeypatch.setitem(MESH_AXES, "heads", "data")
+  monkeypatch.setitem(MESH_AXES, "wide", "data")
+  found = {
+    parameter_spec(f"params/stages/2/{path}", shape, mesh(2, 4))
+    for path, shape in (
+      ("blocks/5/bias/table", (31, 13, 13, 12)),
+      ("merge/reduction/kernel", (1536, 768)),
+      ("merge/norm/scale", (1536,)),
+    )
+  }
+  assert found == {
+    PartitionSpec(None, None, None, "data"),
+    PartitionSpec("data", "fsdp"),
+    PartitionSpec("data"),
+  }
 
 
 def test_an_axis_that_is_kept_whole_is_said(caplog):

@@ -15,8 +15,9 @@ from configs.xvit_motion import get_config
 from tests.oracles import jit
 from vidjax.nn.functional import merge, split
 from vidjax.train.metrics import ClassificationSums
-from vidjax.train.optim import learning_rate, make_optimizer
+from vidjax.train.optim import make_optimizer
 from vidjax.train.run import abstract_model
+from vidjax.train.schedule import learning_rate
 from vidjax.train.state import TrainState, make_init
 from vidjax.train.step import make_eval_step, make_train_step
 

@@ -286,14 +286,42 @@ def test_the_line_tells_where_the_run_is():
   )
 
 
-def test_eta_is_of_the_whole_run_but_its_first_steps():
+def eta(updates, **options):
+  """The last ETA after updates of (steps, seconds, seconds of pause)."""
   clock, stream = Clock(), io.StringIO()
-  p = progress(clock, stream, interval=0)
-  for step, seconds in ((10, 60), (20, 10), (30, 30), (40, 20)):
+  p = progress(clock, stream, interval=0, **options)
+  step = options.get("start_step", 0)
+  for steps, seconds, pause in updates:
+    step += steps
     clock.now += seconds
     p.update(step, {}, waited=0.0)
+    with p.paused():
+      clock.now += pause
+  return stream.getvalue().splitlines()[-1].split()[5]
+
+
+def test_eta_leaves_out_the_first_steps_which_compile():
   # 30 steps took 60 seconds, so the last 60 take 120.
-  assert "ETA 0:02:00" in stream.getvalue().splitlines()[-1]
+  assert eta([(10, 60, 0), (10, 10, 0), (10, 30, 0), (10, 20, 0)]) == "0:02:00"
+  # With nothing else known they count.
+  assert eta([(10, 60, 0)]) == "0:09:00"
+
+
+def test_eta_is_of_the_last_twenty_updates():
+  slow, fast = [(10, 100, 0)] * 30, [(10, 10, 0)] * 20
+  assert eta(slow + fast, total_steps=600) == "0:01:40"
+  assert eta(slow + fast[:10], total_steps=500) == "0:09:10"
+
+
+def test_eta_expects_pauses_as_often_as_so_far():
+  # 2 seconds a step, and 100 seconds of evaluation in the first 40 steps.
+  updates = [(10, 60, 0), (10, 20, 100), (10, 20, 0), (10, 20, 0)]
+  assert eta(updates, total_steps=140) == "0:07:30"
+
+
+def test_eta_of_a_continued_run():
+  updates = [(10, 50, 0), (10, 20, 0)]
+  assert eta(updates, start_step=60) == "0:00:40"
 
 
 def test_outside_a_terminal_lines_come_at_intervals():

@@ -2,10 +2,11 @@
 
 A training crop is drawn once per clip from the frame size alone and is then
 applied to one decoded frame after the other. Evaluation scales the short side
-to the crop size and takes the centre, or three crops along the long side.
+and takes the centre, or three crops along the long side.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -13,6 +14,8 @@ import cv2
 import numpy as np
 from jaxtyping import Real, UInt8
 from PIL import Image
+
+from vidjax.checks import Config, one_of
 
 cv2.setNumThreads(0)  # clips are decoded in parallel, each in one thread
 
@@ -24,6 +27,9 @@ _ANCHORS = (
   *((x, y) for y in (1, 3) for x in (1, 3)),
 )
 _SHIFT = 8 / 7  # short side of `shift`, in image sizes (as 256 is to 224)
+_AREA = (0.08, 1)  # of the box of `resized`, as a share of the frame
+_LOG_ASPECT = (math.log(3 / 4), math.log(4 / 3))  # of that box, width / height
+_TRIES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,17 +95,40 @@ class ResizeCut:
     return scaled[..., rows, self.left : self.left + self.size, :]
 
 
-Crop = CutResize | ResizeCut
+@dataclasses.dataclass(frozen=True)
+class ResizeCutResize:
+  """Scales a frame, cuts a box out of it and scales that to a square.
+
+  Nothing is antialiased, and the shape of the box is not kept.
+
+  Attributes:
+    height: rows of the scaled frame.
+    width: columns of the scaled frame.
+    box: top, left, height and width of the box.
+    size: height and width of the result.
+  """
+
+  height: int
+  width: int
+  box: tuple[int, int, int, int]
+  size: int
+
+  def __call__(
+    self, frame: Real[np.ndarray, "h w 3"]
+  ) -> Real[np.ndarray, "s s 3"]:
+    """Crops one frame, 8-bit or float."""
+    top, left, height, width = self.box
+    scaled = resize(frame, self.height, self.width)
+    part = scaled[top : top + height, left : left + width]
+    return resize(part, self.size, self.size)
+
+
+Crop = CutResize | ResizeCut | ResizeCutResize
 
 
 def multiscale(
-  rng: np.random.Generator,
-  height: int,
-  width: int,
-  *,
-  size: int,
-  short_sides: tuple[int, int],
-) -> Crop:
+  rng: np.random.Generator, height: int, width: int, *, size: int
+) -> CutResize:
   """A crop of one of a few sizes and shapes, at one of 13 places (TSN, X-ViT).
 
   Its sides are 1, 0.875, 0.75 or 0.66 of the short side, at most one step
@@ -110,9 +139,7 @@ def multiscale(
     height: rows of the frame.
     width: columns of the frame.
     size: height and width of the result.
-    short_sides: not used.
   """
-  del short_sides
   short = min(height, width)
   sides = [int(short * scale) for scale in _SCALES]
   sides = [
@@ -136,7 +163,7 @@ def jitter(
   *,
   size: int,
   short_sides: tuple[int, int],
-) -> Crop:
+) -> ResizeCut:
   """A random square of a frame whose short side is drawn from a range.
 
   The last offset is never drawn, as in the SlowFast and X-ViT code.
@@ -162,13 +189,8 @@ def jitter(
 
 
 def shift(
-  rng: np.random.Generator,
-  height: int,
-  width: int,
-  *,
-  size: int,
-  short_sides: tuple[int, int],
-) -> Crop:
+  rng: np.random.Generator, height: int, width: int, *, size: int
+) -> ResizeCut:
   """A small random translation: a square of a frame 8/7 as large.
 
   Args:
@@ -176,50 +198,105 @@ def shift(
     height: rows of the frame.
     width: columns of the frame.
     size: height and width of the result.
-    short_sides: not used.
   """
-  del short_sides
   h, w = short_side(height, width, round(_SHIFT * size))
   top, left = (int(rng.integers(free + 1)) for free in (h - size, w - size))
   return ResizeCut(h, w, top, left, size)
 
 
-CROPS: dict[str, Callable[..., Crop]] = {
-  "multiscale": multiscale,
-  "jitter": jitter,
-  "shift": shift,
+def resized(
+  rng: np.random.Generator, height: int, width: int, *, size: int, short: int
+) -> ResizeCutResize:
+  """A box of random area and shape, scaled to a square (MMAction, Inception).
+
+  In the frame, scaled to a short side, the area of the box is uniform in 8 % to
+  100 %, its width / height log-uniform in 3/4 to 4/3, its sides are rounded and
+  its place is a uniform integer. If none of ten draws fits the frame, the box
+  is its central square.
+
+  Args:
+    rng: source of the draws.
+    height: rows of the frame.
+    width: columns of the frame.
+    size: height and width of the result.
+    short: short side, in pixels, of the frame before the box is cut.
+  """
+  h, w = short_side_rounded(height, width, short)
+  for _ in range(_TRIES):
+    area = rng.uniform(*_AREA) * h * w
+    aspect = math.exp(rng.uniform(*_LOG_ASPECT))
+    rows = round(math.sqrt(area / aspect))
+    columns = round(math.sqrt(area * aspect))
+    if rows <= h and columns <= w:
+      top = int(rng.integers(h - rows, endpoint=True))
+      left = int(rng.integers(w - columns, endpoint=True))
+      return ResizeCutResize(h, w, (top, left, rows, columns), size)
+  side = min(h, w)
+  box = ((h - side) // 2, (w - side) // 2, side, side)
+  return ResizeCutResize(h, w, box, size)
+
+
+# By `data.crop`: from the `data` part of the configuration to the function
+# `(rng, height, width) -> crop`.
+CROPS: dict[str, Callable[[Config], Callable[..., Crop]]] = {
+  "multiscale": lambda data: functools.partial(
+    multiscale, size=data.image_size
+  ),
+  "jitter": lambda data: functools.partial(
+    jitter, size=data.image_size, short_sides=tuple(data.jitter)
+  ),
+  "shift": lambda data: functools.partial(shift, size=data.image_size),
+  "resized": lambda data: functools.partial(
+    resized, size=data.image_size, short=data.resize_side
+  ),
 }
 
 
 def eval_crops(
-  height: int, width: int, *, size: int, crops: int
+  height: int,
+  width: int,
+  *,
+  size: int,
+  crops: int,
+  style: str = "slowfast",
+  short: int = 0,
 ) -> list[ResizeCut]:
   """The crops of evaluation: the centre, or three along the long side.
 
-  Three are left, centre, right of a frame that is at least as wide as tall, and
-  top, centre, bottom of a taller one; the centre rounds up.
+  A frame that is at least as wide as tall has them from left to right, a taller
+  one from top to bottom; across, they are central. The style "slowfast" floors
+  the long side, rounds the centre up and orders three crops left, centre,
+  right. "mmaction" rounds the long side, rounds the centre down, puts the
+  right crop at twice the centre's offset and orders left, right, centre.
 
   Args:
     height: rows of the frame.
     width: columns of the frame.
-    size: short side of the scaled frame, and side of the crops.
+    size: side of the crops.
     crops: 1 or 3.
+    style: name of the convention.
+    short: short side of the scaled frame; 0 for `size`.
 
   Raises:
-    ValueError: if `crops` is neither 1 nor 3.
+    ValueError: if `crops` is neither 1 nor 3, the style is unknown, or crops
+      of `size` do not fit.
   """
   if crops not in (1, 3):
     raise ValueError(
       f"evaluation takes 1 (centre) or 3 crops per clip, not {crops}: change "
       "eval.crops."
     )
-  h, w = short_side(height, width, size)
-  free = max(h, w) - size
-  offsets = (
-    [math.ceil(free / 2)] if crops == 1 else [0, math.ceil(free / 2), free]
-  )
+  if short and short < size:
+    raise ValueError(
+      f"eval.short_side is {short}, but crops of {size} pixels do not fit: "
+      "raise it, or set it to 0."
+    )
+  rule = _STYLES[one_of("eval.crop_style", style, _STYLES)]
+  h, w = rule.scale(height, width, short or size)
+  free, across = max(h, w) - size, rule.centre(min(h, w) - size)
+  offsets = (rule.centre(free),) if crops == 1 else rule.three(free)
   return [
-    ResizeCut(h, w, at if h > w else 0, 0 if h > w else at, size)
+    ResizeCut(h, w, *((at, across) if h > w else (across, at)), size)
     for at in offsets
   ]
 
@@ -229,6 +306,12 @@ def short_side(height: int, width: int, short: int) -> tuple[int, int]:
   if width < height:
     return math.floor(height / width * short), short
   return short, math.floor(width / height * short)
+
+
+def short_side_rounded(height: int, width: int, short: int) -> tuple[int, int]:
+  """Returns (height, width) scaled to a short side; halves round up (mmcv)."""
+  scale = short / min(height, width)
+  return int(height * scale + 0.5), int(width * scale + 0.5)
 
 
 def resize(
@@ -242,3 +325,26 @@ def resize(
   if frame.shape[:2] == (height, width):
     return frame
   return cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Style:
+  """How evaluation scales frames and places crops in the free pixels."""
+
+  scale: Callable[[int, int, int], tuple[int, int]]
+  centre: Callable[[int], int]
+  three: Callable[[int], tuple[int, ...]]
+
+
+_STYLES = {
+  "slowfast": _Style(
+    short_side,
+    lambda free: -(-free // 2),
+    lambda free: (0, -(-free // 2), free),
+  ),
+  "mmaction": _Style(
+    short_side_rounded,
+    lambda free: free // 2,
+    lambda free: (0, free // 2 * 2, free // 2),
+  ),
+}

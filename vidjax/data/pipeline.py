@@ -6,8 +6,9 @@ prefetched. So the batch of step k is the same for any number of hosts and
 threads, and the step is all that must be saved to resume.
 """
 
+import functools
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -16,16 +17,15 @@ from absl import logging
 from jaxtyping import Int, UInt8
 
 from vidjax.checks import Config, one_of
-from vidjax.data.augment import auto_augment, erase_box
+from vidjax.data.augment import RECIPES, erase_box
 from vidjax.data.decode import Transform, Video, VideoError
-from vidjax.data.geometry import CROPS, eval_crops, resize
+from vidjax.data.geometry import CROPS, ResizeCut, eval_crops, resize
 from vidjax.data.manifest import Clip, Manifest
 from vidjax.data.sampling import SAMPLERS
 
 _SUBSTITUTES = 3  # other videos tried in the place of one that is bad
 _KEYS = 20  # bad videos that are remembered by name
 _FIRST_VERDICT = 1000  # videos that are seen before a share can be trusted
-_AUGMENTS = {"none": None, "v0": auto_augment}
 
 Batch = dict[str, np.ndarray]
 
@@ -161,7 +161,7 @@ def train_batches(
     .seed(seed)
     .shuffle()
     .repeat()
-    .random_map(_TrainClip(manifest, config, bad))
+    .random_map(_TrainClip(manifest, config, bad, seed))
   )
   batches = _share(clips, config.batch_size, host, hosts)[start_step:]
   return Batches(_prefetch(batches, config), bad)
@@ -174,6 +174,8 @@ def eval_batches(
   batch_size: int,
   clips: int,
   crops: int,
+  crop_style: str = "slowfast",
+  short_side: int = 0,
   host: int = 0,
   hosts: int = 1,
 ) -> Batches:
@@ -189,6 +191,8 @@ def eval_batches(
     batch_size: videos per batch, over all hosts.
     clips: clips per video.
     crops: crops per clip, 1 or 3.
+    crop_style: "slowfast" or "mmaction", see `eval_crops`.
+    short_side: of the scaled frames, in pixels; 0 for the image size.
     host: which part of each batch to return.
     hosts: number of parts.
 
@@ -202,8 +206,15 @@ def eval_batches(
   """
   bad = BadVideos(manifest)
   steps = -(-len(manifest.clips) // batch_size)
+  cut = functools.partial(
+    eval_crops,
+    size=config.image_size,
+    crops=crops,
+    style=crop_style,
+    short=short_side,
+  )
   videos = grain.MapDataset.range(steps * batch_size).map(
-    _EvalVideo(manifest, config, bad, clips, crops)
+    _EvalVideo(manifest, config, bad, clips, cut)
   )
   return Batches(
     _prefetch(_share(videos, batch_size, host, hosts), config), bad
@@ -240,13 +251,17 @@ def _entry(table: Mapping[str, Any], key: str, config: Config) -> Any:
 class _TrainClip:
   """Makes one training example of a clip number and its random generator."""
 
-  def __init__(self, manifest: Manifest, config: Config, bad: BadVideos):
+  def __init__(
+    self, manifest: Manifest, config: Config, bad: BadVideos, seed: int
+  ):
     self._manifest = manifest
     self._config = config
     self._bad = bad
     self._sample = _entry(SAMPLERS, "sampling", config).train
-    self._crop = _entry(CROPS, "crop", config)
-    self._augment = _entry(_AUGMENTS, "auto_augment", config)
+    self._crop = _entry(CROPS, "crop", config)(config)
+    self._recipe = _entry(RECIPES, "auto_augment", config)
+    self._augment = self._recipe.build(seed)
+    self._never_flipped = frozenset(config.no_flip_labels)
 
   def __call__(self, index: int, rng: np.random.Generator) -> Batch:
     clips, c = self._manifest.clips, self._config
@@ -264,6 +279,7 @@ class _TrainClip:
   def _example(self, clip: Clip, rng: np.random.Generator) -> Batch:
     c = self._config
     flip = bool(rng.random() < c.flip)
+    flip &= clip.label not in self._never_flipped
     erase = None
     if rng.random() < c.erase:
       erase = erase_box(rng, c.image_size, c.image_size)
@@ -272,8 +288,8 @@ class _TrainClip:
         rng, video.frames, frames=c.frames, stride=c.stride
       )
       crop = self._crop_of(rng, flip)
-      if self._augment is None:
-        frames = video.read(indices, crop)
+      if self._recipe.cropped:
+        frames = self._augment(video.read(indices, crop), rng)
       else:
         whole = self._augment(video.read(indices), rng)
         frames = np.stack([crop(frame) for frame in whole])
@@ -282,15 +298,12 @@ class _TrainClip:
 
   def _crop_of(self, rng: np.random.Generator, flip: bool) -> Transform:
     """A crop that is drawn when the size of the frames is known."""
-    c = self._config
     drawn = None
 
     def crop(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
       nonlocal drawn
       if drawn is None:
-        drawn = self._crop(
-          rng, *frame.shape[:2], size=c.image_size, short_sides=tuple(c.jitter)
-        )
+        drawn = self._crop(rng, *frame.shape[:2])
       image = drawn(frame)
       return image[:, ::-1] if flip else image
 
@@ -321,17 +334,17 @@ class _EvalVideo:
     config: Config,
     bad: BadVideos,
     clips: int,
-    crops: int,
+    cut: Callable[[int, int], list[ResizeCut]],
   ):
     self._manifest = manifest
     self._config = config
     self._bad = bad
     self._clips = clips
-    self._crops = crops
+    self._cut = cut
     self._sample = _entry(SAMPLERS, "sampling", config).eval
     # Refuses wrong numbers of views before any video is decoded.
     self._indices(1)
-    eval_crops(1, 1, size=1, crops=crops)
+    self._crops = len(cut(1, 1))
 
   def __call__(self, index: int) -> Batch:
     c = self._config
@@ -363,14 +376,11 @@ class _EvalVideo:
     )
 
   def _views(self, clip: Clip) -> UInt8[np.ndarray, "v t h w 3"]:
-    c = self._config
     crops = []
 
     def scale(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "a b 3"]:
       if not crops:
-        crops.extend(
-          eval_crops(*frame.shape[:2], size=c.image_size, crops=self._crops)
-        )
+        crops.extend(self._cut(*frame.shape[:2]))
       return resize(frame, crops[0].height, crops[0].width)
 
     with Video(self._manifest.file(clip)) as video:

@@ -1,12 +1,16 @@
 """Which frames of a video make a clip.
 
-Two conventions: a *dense* clip spreads its frames evenly over a window of
-`frames * stride` native frames; *segments* (TSN, Wang et al. 2016) cuts the
-whole video into equal parts and takes a frame of each. Indices never leave the
-video: a short one repeats frames.
+Three conventions: a *dense* clip spreads its frames evenly over a window of
+`frames * stride` native frames (SlowFast, X-ViT); a *strided* one takes every
+`stride`-th frame of such a window (MMAction, Video Swin, TPS); *segments* (TSN,
+Wang et al. 2016) cuts the whole video into equal parts and takes a frame of
+each. Indices never leave the video: one that is too short repeats its last
+frame in a dense clip, and starts again in a strided one and in a *dense loop*
+(LAPS, TokShift).
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -31,7 +35,12 @@ class Sampler:
 
 
 def dense_train(
-  rng: np.random.Generator, n: int, *, frames: int, stride: int
+  rng: np.random.Generator,
+  n: int,
+  *,
+  frames: int,
+  stride: int,
+  loop: bool = False,
 ) -> Int[np.ndarray, " t"]:
   """A window of `frames * stride` native frames at a random place.
 
@@ -43,12 +52,21 @@ def dense_train(
     n: number of frames of the video, at least 1.
     frames: number of indices to return.
     stride: native frames per index of the window.
+    loop: whether a short video starts again (LAPS, Zhang et al. 2022) instead
+      of repeating its last frame.
   """
-  return _window(rng.uniform(0, _slack(n, frames, stride)), n, frames, stride)
+  start = rng.uniform(0, _slack(n, frames, stride))
+  return _window(start, n, frames, stride, loop)
 
 
 def dense_eval(
-  n: int, *, frames: int, stride: int, clip: int, clips: int
+  n: int,
+  *,
+  frames: int,
+  stride: int,
+  clip: int,
+  clips: int,
+  loop: bool = False,
 ) -> Int[np.ndarray, " t"]:
   """The window that starts at `clip / clips` of the free frames (X-ViT).
 
@@ -60,9 +78,51 @@ def dense_eval(
     stride: native frames per index of the window.
     clip: which clip, in [0, clips).
     clips: how many clips are taken of the video.
+    loop: whether a short video starts again, see `dense_train`.
   """
   start = _slack(n, frames, stride) * clip / clips
-  return _window(start, n, frames, stride)
+  return _window(start, n, frames, stride, loop)
+
+
+def strided_train(
+  rng: np.random.Generator, n: int, *, frames: int, stride: int
+) -> Int[np.ndarray, " t"]:
+  """Every `stride`-th frame from a random one on (MMAction).
+
+  The start is an integer, uniform in [0, n - frames * stride], both ends
+  included; 0 if the video is shorter. Indices wrap around at its end.
+
+  Args:
+    rng: source of the draw.
+    n: number of frames of the video, at least 1.
+    frames: number of indices to return.
+    stride: native frames between two indices.
+  """
+  free = n - frames * stride
+  start = int(rng.integers(free, endpoint=True)) if free >= 0 else 0
+  return _every(start, n, frames, stride)
+
+
+def strided_eval(
+  n: int, *, frames: int, stride: int, clip: int, clips: int
+) -> Int[np.ndarray, " t"]:
+  """The clip in the middle of one of `clips` equal ranges of starts (MMAction).
+
+  With `a = (n - frames * stride + 1) / clips` the clip starts at
+  `int(clip * a + a / 2)`; at 0 if the video is shorter than the window. Indices
+  wrap around at its end.
+
+  Args:
+    n: number of frames of the video, at least 1.
+    frames: number of indices to return.
+    stride: native frames between two indices.
+    clip: which clip, in [0, clips).
+    clips: how many clips are taken of the video.
+  """
+  free = n - frames * stride
+  part = (free + 1) / clips
+  start = int(clip * part + part / 2) if free >= 0 else 0
+  return _every(start, n, frames, stride)
 
 
 def segments_train(
@@ -111,11 +171,19 @@ def _slack(n: int, frames: int, stride: int) -> int:
 
 
 def _window(
-  start: float, n: int, frames: int, stride: int
+  start: float, n: int, frames: int, stride: int, loop: bool
 ) -> Int[np.ndarray, " t"]:
-  """Truncated `linspace` over the window, clamped to the video."""
+  """Truncated `linspace` over the window, kept inside of the video."""
   places = np.linspace(start, start + frames * stride - 1, frames)
+  if loop:
+    return places.astype(np.int64) % n
   return np.clip(places, 0, n - 1).astype(np.int64)
+
+
+def _every(
+  start: int, n: int, frames: int, stride: int
+) -> Int[np.ndarray, " t"]:
+  return (start + stride * np.arange(frames)) % n
 
 
 def _segments(
@@ -128,5 +196,10 @@ def _segments(
 
 SAMPLERS = {
   "dense": Sampler(dense_train, dense_eval),
+  "dense_loop": Sampler(
+    functools.partial(dense_train, loop=True),
+    functools.partial(dense_eval, loop=True),
+  ),
+  "strided": Sampler(strided_train, strided_eval),
   "segments": Sampler(segments_train, segments_eval),
 }

@@ -19,7 +19,18 @@ Logits = Float[jax.Array, "b k"]
 
 
 class AverageHead(nnx.Module):
-  """A linear classifier for each frame; the logits are averaged."""
+  """A linear classifier for each frame; the logits are averaged.
+
+  Args:
+    dim: channels of the frame features.
+    num_classes: logits.
+    dropout_rate: ahead of the classifier.
+    drop_mean: whether dropout acts on the mean of the frames (TPS and Video
+      Swin) and not on each of them (X-ViT).
+    init_std: deviation of the initial weights.
+    dtype: compute dtype.
+    rngs: keys of the initial values.
+  """
 
   def __init__(
     self,
@@ -27,18 +38,23 @@ class AverageHead(nnx.Module):
     num_classes: int,
     *,
     dropout_rate: float,
+    drop_mean: bool = False,
+    init_std: float = 0.001,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
   ):
     self.dropout_rate = dropout_rate
+    self.drop_mean = drop_mean
     self.fc = linear(
-      dim, num_classes, init=vit_init(0.001), dtype=dtype, rngs=rngs
+      dim, num_classes, init=vit_init(init_std), dtype=dtype, rngs=rngs
     )
 
   def __call__(
     self, features: Frames, *, train: bool, rngs: nnx.Rngs | None
   ) -> Logits:
     """Averages before the linear layer, which gives the same logits."""
+    if self.drop_mean:
+      features = features.mean(axis=1, keepdims=True)
     features = dropout(features, self.dropout_rate, train=train, rngs=rngs)
     return self.fc(features.mean(axis=1))
 
@@ -121,7 +137,5 @@ def make_head(
   kind = one_of("head.kind", arguments.pop("kind", None), tuple(HEADS))
   context = {"dim": dim, "num_classes": num_classes, **keywords}
   return HEADS[kind](
-    **known_arguments(
-      f"head {kind!r}", HEADS[kind].__init__, arguments, context
-    )
+    **known_arguments(f"head {kind!r}", HEADS[kind], arguments, context)
   )

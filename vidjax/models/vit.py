@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import DTypeLike, Float
 
 from vidjax.checks import at_least, one_of, rates
+from vidjax.models.backbone import REMAT, Backbone
 from vidjax.models.heads import make_head
 from vidjax.nn.attention import Block
 from vidjax.nn.init import vit_init
@@ -30,7 +31,7 @@ TEMPORAL_ATTENTION = MappingProxyType(
 )
 
 
-class ViT(nnx.Module):
+class ViT(Backbone):
   """ViT on every frame of a clip, a plug between frames, a head over them.
 
   Args:
@@ -93,7 +94,7 @@ class ViT(nnx.Module):
     )
     self.image_size = image_size
     self.class_positions = class_positions
-    self.remat = one_of("remat", remat, ("none", "block"))
+    self.remat = one_of("remat", remat, REMAT)
     random = {"dtype": dtype, "rngs": rngs}
     side = image_size // patch_size
     if side < 1:
@@ -104,7 +105,7 @@ class ViT(nnx.Module):
     shape = BlockShape(dim, heads, norm_eps=1e-6, init=vit_init(init_std))
     normal = nnx.initializers.normal(init_std)
     key = rngs.params
-    self.patch_embed = PatchEmbed(patch_size, dim, **random)
+    self.patch_embed = PatchEmbed((1, patch_size, patch_size), dim, **random)
     self.class_token = nnx.Param(normal(key(), (dim,)))
     # One row for the class token, then the grid row by row.
     self.position = nnx.Param(normal(key(), (1 + side * side, dim)))
@@ -113,7 +114,9 @@ class ViT(nnx.Module):
       if temporal_positions
       else None
     )
-    plugs = make_plugs(temporal, [shape] * depth, **random)
+    plugs = make_plugs(
+      temporal, [shape._replace(place=i) for i in range(depth)], **random
+    )
     self.blocks = nnx.List(
       Block(
         shape,
@@ -132,24 +135,6 @@ class ViT(nnx.Module):
       head, dim, num_classes, dropout_rate=dropout_rate, **random
     )
 
-  def __call__(
-    self,
-    video: Float[jax.Array, "b t h w 3"],
-    *,
-    train: bool = False,
-    rngs: nnx.Rngs | None = None,
-  ) -> Float[jax.Array, "b k"]:
-    """Returns float32 logits of normalised clips.
-
-    Args:
-      video: RGB frames, normalised (X-ViT: `(pixel / 255 - 0.5) / 0.5`).
-      train: whether dropouts are active.
-      rngs: source of "dropout" keys; needed if any dropout is active.
-    """
-    features = self.features(video, train=train, rngs=rngs)
-    logits = self.head(features, train=train, rngs=rngs)
-    return logits.astype(jnp.float32)
-
   def features(
     self,
     video: Float[jax.Array, "b t h w 3"],
@@ -160,7 +145,7 @@ class ViT(nnx.Module):
     """Returns the normed class token of every frame."""
     x, grid = self.embed(video)
     for block in self.blocks:
-      x = self._run(block, x, grid, train, rngs)
+      x = self.run(block, x, grid, train=train, rngs=rngs)
     return self.norm(x[:, :, 0])
 
   def embed(self, video: Float[jax.Array, "b t h w 3"]) -> tuple[Tokens, Grid]:
@@ -183,25 +168,14 @@ class ViT(nnx.Module):
   def _positions(
     self, size: tuple[int, int], grid: tuple[int, int]
   ) -> Float[jax.Array, "h w c"]:
-    side = self.image_size // self.patch_embed.patch_size
+    side = self.image_size // self.patch_embed.size[1]
     table = self.position[...][1:].reshape(side, side, -1)
     if size == (self.image_size, self.image_size):
       return table
     if 0 in grid:
       raise ValueError(
         f"frames of {size[0]} x {size[1]} pixels are smaller than a patch of "
-        f"{self.patch_embed.patch_size}; use larger frames"
+        f"{self.patch_embed.size[1]}; use larger frames"
       )
     scale = (size[0] / self.image_size, size[1] / self.image_size)
     return resize_grid(table, grid, scale)
-
-  def _run(self, block, x, grid, train, rngs):
-    def apply(x, key):
-      inner = None if key is None else nnx.Rngs(dropout=key)
-      return block(x, grid, train=train, rngs=inner)
-
-    # A key for each block: the same draws with and without recomputation.
-    key = rngs.dropout() if train and rngs is not None else None
-    if self.remat == "block":
-      apply = jax.checkpoint(apply)
-    return apply(x, key)

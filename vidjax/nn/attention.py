@@ -1,7 +1,10 @@
 """Multi-head self-attention with a temporal plug, and the block around it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from flax import nnx
 from jax import lax
@@ -18,6 +21,8 @@ def attend(
   v: Float[jax.Array, "b t m c"],
   *,
   heads: int,
+  bias: Float[jax.Array, "#t g n m"] | None = None,
+  mask: Float[np.ndarray, " w #t n m"] | None = None,
   dropout_rate: float = 0.0,
   train: bool = False,
   rngs: nnx.Rngs | None = None,
@@ -32,6 +37,8 @@ def attend(
     k: keys.
     v: values.
     heads: g; the channels divide into g heads of d.
+    bias: added to the logits of all clips and windows.
+    mask: added to the logits of all heads; b is (clips w), w windows a frame.
     dropout_rate: probability that an attention weight is dropped.
     train: whether to drop.
     rngs: source of the dropout keys.
@@ -46,6 +53,11 @@ def attend(
     k,
     preferred_element_type=jnp.float32,
   )
+  if bias is not None:
+    logits += bias
+  if mask is not None:
+    windows = rearrange(logits, "(b w) t g n m -> b w t g n m", w=len(mask))
+    logits = (windows + mask[:, :, None]).reshape(logits.shape)
   largest = lax.stop_gradient(logits.max(axis=-1, keepdims=True))
   weights = jnp.exp(logits - largest)
   total = weights.sum(axis=-1, keepdims=True)
@@ -98,17 +110,41 @@ class Attention(nnx.Module):
     *,
     train: bool,
     rngs: nnx.Rngs | None,
+    bias: Float[jax.Array, "#t g n m"] | None = None,
+    mask: Float[np.ndarray, " w #t n m"] | None = None,
   ) -> Tokens:
-    """Attends among the tokens of a frame, as the plug regroups them."""
+    """Attends among the tokens of a frame, as the plug regroups them.
+
+    Args:
+      x: tokens.
+      temporal: the plug.
+      grid: how the tokens of a frame lie.
+      train: whether to drop attention weights.
+      rngs: source of the dropout keys.
+      bias: see `attend`, as the next.
+      mask: which tokens of a window see each other.
+
+    Raises:
+      ValueError: if the plug regroups the tokens in a way that a bias or a
+        mask cannot follow.
+    """
     frames = x.shape[1]
     x = temporal.tokens(x, grid)
     q, k, v = jnp.split(self.qkv(x), 3, axis=-1)
     q, k, v = temporal.qkv(q, k, v, grid)
+    if (bias is not None or mask is not None) and k.shape != x.shape:
+      raise ValueError(
+        f"{type(temporal).__name__} makes keys of shape {k.shape} from tokens "
+        f"of shape {x.shape}, which attention in windows cannot follow; use it "
+        "on a ViT, or windows that span several frames"
+      )
     y = attend(
       q,
       k,
       v,
       heads=self.heads,
+      bias=bias,
+      mask=mask,
       dropout_rate=self.dropout_rate,
       train=train,
       rngs=rngs,
@@ -125,6 +161,7 @@ class Block(nnx.Module):
     mlp_ratio: hidden width of the MLP over `dim`.
     qkv_bias: whether q, k and v have a bias.
     drop_path: rate of dropped residual branches.
+    drop_whole_clips: whether all frames of a clip drop a branch together.
     attention_dropout: rate of dropped attention weights.
     dtype: compute dtype.
     rngs: keys of the initial values.
@@ -138,12 +175,14 @@ class Block(nnx.Module):
     mlp_ratio: float = 4.0,
     qkv_bias: bool = True,
     drop_path: float = 0.0,
+    drop_whole_clips: bool = False,
     attention_dropout: float = 0.0,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
   ):
     dim = shape.dim
     self.drop_path = drop_path
+    self.drop_whole_clips = drop_whole_clips
     self.temporal = temporal
     self.norm1 = layer_norm(dim, eps=shape.norm_eps, dtype=dtype, rngs=rngs)
     self.attention = Attention(
@@ -166,8 +205,18 @@ class Block(nnx.Module):
     """Applies attention and MLP units and the plug's own steps."""
     random = {"train": train, "rngs": rngs}
     x = self.temporal.before(x, grid, **random)
-    y = self.attention(self.norm1(x), self.temporal, grid, **random)
-    x = x + dropout(y, self.drop_path, shared_axes=2, **random)
+    y = self.attend(self.norm1(x), grid, **random)
+    x = x + self._drop(y, **random)
     x = self.temporal.after(x, grid, **random)
     y = self.mlp(self.norm2(x))
-    return x + dropout(y, self.drop_path, shared_axes=2, **random)
+    return x + self._drop(y, **random)
+
+  def attend(
+    self, x: Tokens, grid: Grid, *, train: bool, rngs: nnx.Rngs | None
+  ) -> Tokens:
+    """Returns what attention adds to the residual stream."""
+    return self.attention(x, self.temporal, grid, train=train, rngs=rngs)
+
+  def _drop(self, y: Tokens, **random: Any) -> Tokens:
+    shared_axes = 3 if self.drop_whole_clips else 2
+    return dropout(y, self.drop_path, shared_axes=shared_axes, **random)

@@ -1,5 +1,7 @@
 """Small layers: linear, norm, patch embedding, MLP, dropouts."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -49,30 +51,44 @@ def gelu(x: Float[jax.Array, "*s"]) -> Float[jax.Array, "*s"]:
 
 
 class PatchEmbed(nnx.Module):
-  """Cuts each frame into patches and projects them (ViT, Eq. 1).
+  """Cuts a clip into patches and projects them (ViT, Eq. 1).
 
   A convolution whose stride is its kernel, written as one matrix product.
+
+  Args:
+    size: frames, rows and columns of a patch.
+    dim: channels of a token.
+    dtype: compute dtype.
+    rngs: keys of the initial values.
   """
 
   def __init__(
-    self, patch_size: int, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+    self,
+    size: tuple[int, int, int],
+    dim: int,
+    *,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
   ):
-    self.patch_size = patch_size
+    self.size = size
     self.proj = linear(
-      3 * patch_size**2, dim, init=torch_init, dtype=dtype, rngs=rngs
+      3 * math.prod(size), dim, init=torch_init, dtype=dtype, rngs=rngs
     )
 
   def __call__(
     self, video: Float[jax.Array, "b t h w 3"]
-  ) -> Float[jax.Array, "b t y x c"]:
-    """Returns the patch grid; rows and columns that fill no patch are cut."""
-    p = self.patch_size
-    rows, columns = video.shape[2] // p, video.shape[3] // p
+  ) -> Float[jax.Array, "b s y x c"]:
+    """Returns the patch grid; what fills no patch is cut off."""
+    s, p, q = self.size
+    frames, rows, columns = (
+      n // m * m for n, m in zip(video.shape[1:4], self.size, strict=True)
+    )
     patches = rearrange(
-      video[:, :, : rows * p, : columns * p],
-      "b t (y p) (x q) c -> b t y x (p q c)",
+      video[:, :frames, :rows, :columns],
+      "b (t s) (y p) (x q) c -> b t y x (s p q c)",
+      s=s,
       p=p,
-      q=p,
+      q=q,
     )
     return self.proj(patches)
 

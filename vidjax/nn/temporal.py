@@ -13,15 +13,17 @@ places, and every system is a plug that overrides one or two of them:
              shift or a pairing, periodic shift)
     after    the residual stream, ahead of the MLP unit         (TokShift, SIFA)
 
-Tokens are `(b, t, n, c)` everywhere, channels head-major; a backbone with
-windows folds the windows into b, so a plug never sees them.
+Tokens are `(b, t, n, c)` everywhere, channels head-major. In a backbone with
+windows `tokens`, `qkv` and `output` see each window as a grid of its own, the
+windows of a frame folded into b; `before` and `after` see the whole frame.
 """
 
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from vidjax.nn.init import LinearInit
 
@@ -44,12 +46,16 @@ class BlockShape(NamedTuple):
     heads: attention heads g.
     norm_eps: epsilon of the layer norms.
     init: initial values of the linear layers.
+    stage: the backbone's stage that the block is in, from 0.
+    place: number of the block inside its stage, from 0.
   """
 
   dim: int
   heads: int
   norm_eps: float
   init: LinearInit
+  stage: int = 0
+  place: int = 0
 
 
 class Temporal(nnx.Module):
@@ -83,6 +89,14 @@ class Temporal(nnx.Module):
     """Brings what attention returned back to `(b, frames, n, c)`."""
     del grid, frames
     return y
+
+  def source_frames(self, frames: int, grid: Grid) -> Int[np.ndarray, "t n"]:
+    """Returns the frame whose token each token stands for in `qkv`.
+
+    A position bias over time looks its values up there.
+    """
+    tokens = grid.class_tokens + grid.height * grid.width
+    return np.repeat(np.arange(frames)[:, None], tokens, axis=1)
 
   def after(
     self, x: Tokens, grid: Grid, *, train: bool, rngs: nnx.Rngs | None

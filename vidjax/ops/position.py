@@ -28,9 +28,12 @@ def bicubic_matrix(
   """Weights that resize a line of `size` samples to `new_size`.
 
   Half-pixel centres, edge replication, no antialiasing: PyTorch's
-  `interpolate(mode="bicubic", align_corners=False, scale_factor=scale)`.
+  `interpolate(mode="bicubic", align_corners=False, scale_factor=scale)`, which
+  places the samples in float32.
   """
-  centre = (np.arange(new_size) + 0.5) / scale - 0.5
+  step = np.float32(1 / scale)
+  centre = step * (np.arange(new_size, dtype=np.float32) + np.float32(0.5))
+  centre -= np.float32(0.5)
   first = np.floor(centre).astype(int) - 1
   matrix = np.zeros((new_size, size))
   for tap in range(4):

@@ -23,7 +23,8 @@ from vidjax.tools.golden import (
   relative_error,
 )
 from vidjax.train.losses import cross_entropy
-from vidjax.train.optim import learning_rate, make_optimizer
+from vidjax.train.optim import make_optimizer
+from vidjax.train.schedule import learning_rate
 from vidjax.weights import xvit as keys
 
 # The released recipes: epochs, base rate, rate at step 0, warm-up epochs.
@@ -130,8 +131,10 @@ def run_sgd(case: Case) -> Result:
       {
         "name": "sgd",
         "momentum": case.official["momentum"],
+        "nesterov": True,
         "weight_decay": case.official["weight_decay"],
         "no_decay": NO_DECAY,
+        "lr_multipliers": (),
       }
     ),
     lambda step: rates[step],
@@ -172,6 +175,7 @@ def _schedules(stored: Mapping[str, Any]) -> float:
   for name, (epochs, base, first, warmup) in SCHEDULES.items():
     config = ConfigDict(
       {
+        "name": "cosine",
         "base_lr": base,
         "warmup_lr": first,
         "warmup_epochs": warmup,
@@ -229,7 +233,7 @@ def _segments(stored: Mapping[str, Any]) -> float:
 def _multiscale(stored: Mapping[str, Any]) -> float:
   rng = np.random.default_rng(0)
   crops = (
-    multiscale(rng, 256, 340, size=224, short_sides=(0, 0))
+    multiscale(rng, 256, 340, size=224)
     for _ in range(12_000)  # each of the 114 boxes about a hundred times
   )
   ours = {(c.width, c.height, c.left, c.top) for c in crops}

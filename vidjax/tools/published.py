@@ -39,4 +39,41 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "published": {"SSv2": [61.0, 88.3]},
     "views": "1x3",
   },
+  "pst_t_k400": {
+    "published_params": 28_531_222,
+    "published_gmacs_per_view": 72.07,
+    "published": {"K400": [78.2, 92.2]},
+    "views": "4x3",
+  },
+  "pst_t_ssv2": {
+    "published_params": 28_357_428,
+    "published_gmacs_per_view": 72.07,
+    "published": {"SSv2": [67.3, 90.5]},
+    "views": "1x3",
+  },
+  "pst_t_ssv1": {
+    "published_params": 28_357_428,
+    "published_gmacs_per_view": 72.07,
+    "published": {"SSv1": [53.6, 82.2]},
+    "views": "1x3",
+  },
+  "pst_t_diving48": {
+    "published_params": 28_260_534,
+    "published_gmacs_per_view": 72.07,
+  },
+  "pst_b_k400": {
+    "published_params": 89_065_688,
+    "published_gmacs_per_view": 247.19,
+    "published": {"K400": [81.8, 95.4]},
+    "views": "4x3",
+  },
+  "pst_b_ssv2": {
+    "published_params": 88_834_038,
+    "published_gmacs_per_view": 247.19,
+    "published": {"SSv2": [69.2, 91.9]},
+    "views": "1x3",
+  },
+  "pst_l_k400": {
+    "published_params": 198_478_972,
+  },
 }

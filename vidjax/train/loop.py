@@ -71,11 +71,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   evaluate = make_evaluator(run.definition, config, eval_split, run.mesh)
   peak = peak_flops(jax.devices()[0].device_kind, config.dtype)
   with (
-    Checkpoints(
-      workdir / "checkpoints",
-      keep=config.checkpoint.keep,
-      best_metric=config.checkpoint.best,
-    ) as checkpoints,
+    _open_checkpoints(workdir, config) as checkpoints,
     MetricWriter(
       workdir,
       tensorboard=config.writers.tensorboard,
@@ -150,13 +146,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     if evaluation is None:  # the run had ended before
       evaluation = evaluate(state.eval_params, state.stats)
     return write_results(
-      workdir,
-      config,
-      run,
-      evaluation,
-      eval_split,
-      step=step,
-      seconds=time.perf_counter() - began,
+      workdir, config, run, evaluation, eval_split, step=step, began=began
     )
 
 
@@ -177,11 +167,7 @@ def evaluate_only(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   train_split, eval_split = open_splits(config, workdir)
   epoch = count_steps_per_epoch(train_split, config.data.batch_size)
   run = build(config, in_steps("train.", config.train, epoch), epoch)
-  with Checkpoints(
-    workdir / "checkpoints",
-    keep=config.checkpoint.keep,
-    best_metric=config.checkpoint.best,
-  ) as checkpoints:
+  with _open_checkpoints(workdir, config) as checkpoints:
     step = checkpoints.best_step() or checkpoints.latest_step()
     if step is None:
       raise ValueError(
@@ -194,13 +180,15 @@ def evaluate_only(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   evaluation = evaluate(state.eval_params, state.stats)
   logging.info("step %d: %s", step, evaluation.describe())
   return write_results(
-    workdir,
-    config,
-    run,
-    evaluation,
-    eval_split,
-    step=step,
-    seconds=time.perf_counter() - began,
+    workdir, config, run, evaluation, eval_split, step=step, began=began
+  )
+
+
+def _open_checkpoints(workdir: pathlib.Path, config: Config) -> Checkpoints:
+  return Checkpoints(
+    workdir / "checkpoints",
+    keep=config.checkpoint.keep,
+    best_metric=config.checkpoint.best,
   )
 
 

@@ -39,13 +39,7 @@ def mixup(
     ValueError: if alpha is not positive or the group does not divide b.
   """
   clips = len(labels)
-  if alpha <= 0:
-    raise ValueError(f"mixup_alpha is {alpha}; use a positive number")
-  if group < 1 or clips % group:
-    raise ValueError(
-      f"mixup_group={group} does not divide the {clips} clips of a (micro-)"
-      f"batch; use a divisor of {clips}"
-    )
+  check_mixup(alpha, group, clips)
   lam_key, order_key = jax.random.split(key)
   lam = jax.random.beta(lam_key, alpha, alpha, (clips // group, 1))
   # The order of random numbers is a random permutation.
@@ -64,3 +58,19 @@ def mixup(
   share = lam[:, None, None, None, None]
   mixed = share * video + (1 - share) * others(video)
   return mixed.astype(video.dtype), (labels, others(labels), lam)
+
+
+def check_mixup(alpha: float | int, group: int, clips: int) -> None:
+  """Checks that clips can be mixed in groups.
+
+  Raises:
+    ValueError: if alpha is not positive or the group does not divide the
+      number of clips.
+  """
+  if alpha <= 0:
+    raise ValueError(f"train.mixup_alpha is {alpha}; use a positive number")
+  if group < 1 or clips % group:
+    raise ValueError(
+      f"train.mixup_group={group} does not divide the {clips} clips of a "
+      f"(micro-)batch; use a divisor of {clips}"
+    )

@@ -1,12 +1,13 @@
-"""Learning rate, optimisers, gradient accumulation and moving averages.
+"""Optimisers, gradient accumulation and moving averages.
 
 The optimisers follow PyTorch's rules, by which the published models were
 trained. Each is a named chain of parts, so that its state, and with it a
 checkpoint, does not depend on the position of a part.
 """
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,47 +20,8 @@ from vidjax.nn.functional import Tree
 Part = tuple[str, optax.GradientTransformation]
 
 
-def learning_rate(
-  config: Config, total_steps: int, steps_per_epoch: int
-) -> optax.Schedule:
-  """Returns the learning rate by step: linear warm-up, then a cosine.
-
-  At the (fractional) epoch e of E the cosine is
-  `final + (base - final) * (1 + cos(pi e / E)) / 2`. During the first W epochs
-  the rate goes in a straight line from `warmup_lr` to the cosine's own value
-  at W, which is below `base_lr`.
-
-  Args:
-    config: base_lr, warmup_lr, warmup_epochs (W), final_lr.
-    total_steps: of the training.
-    steps_per_epoch: optimiser steps of one epoch.
-
-  Raises:
-    ValueError: if the warm-up is longer than the training.
-  """
-  base, start, final = config.base_lr, config.warmup_lr, config.final_lr
-  warmup, epochs = config.warmup_epochs, total_steps / steps_per_epoch
-  if not 0 <= warmup <= epochs:
-    raise ValueError(
-      f"schedule.warmup_epochs is {warmup}, but the training has {epochs:.4g} "
-      "epochs; use a value between 0 and that"
-    )
-
-  def cosine(epoch):
-    return final + (base - final) * (1 + jnp.cos(jnp.pi * epoch / epochs)) / 2
-
-  def schedule(step):
-    epoch = jnp.asarray(step, jnp.float32) / steps_per_epoch
-    if not warmup:
-      return cosine(epoch)
-    ramp = start + (cosine(warmup) - start) * epoch / warmup
-    return jnp.where(epoch < warmup, ramp, cosine(epoch))
-
-  return schedule
-
-
 def _sgd(config: Config, decay: optax.GradientTransformation) -> list[Part]:
-  momentum = optax.trace(config.momentum, nesterov=True)
+  momentum = optax.trace(config.momentum, nesterov=config.nesterov)
   return [("decay", decay), ("momentum", momentum)]
 
 
@@ -80,30 +42,40 @@ def make_optimizer(
   params: Tree,
   *,
   clip_norm: float | int = 0.0,
+  frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
   """Returns the optimiser that a configuration describes.
 
-  "sgd": Nesterov momentum without dampening, weight decay added to the
-  gradient before the momentum. "adamw": decoupled weight decay, scaled by the
-  learning rate. Clipping comes first, the learning rate last.
+  "sgd": momentum without dampening, weight decay added to the gradient before
+  the momentum. "adamw": decoupled weight decay, scaled by the learning rate.
+  Clipping comes first, the learning rate last.
 
   Args:
-    config: name, momentum, betas, eps, weight_decay, and no_decay, regular
-      expressions over the paths of parameters without weight decay.
+    config: name, momentum, nesterov, betas, eps, weight_decay; no_decay,
+      regular expressions over the paths of parameters without weight decay;
+      lr_multipliers (`lr_factors`).
     schedule: the learning rate by step.
     params: arrays, or only their shapes.
     clip_norm: largest global norm of the gradient; 0 for no clipping.
+    frozen: regular expressions over the paths of parameters that stay as they
+      are. Their gradients have to be zero already, or the norm counts them.
 
   Raises:
     ValueError: if the name is unknown or an expression matches no parameter.
   """
   one_of("optimizer.name", config.name, _OPTIMIZERS)
-  decay = optax.add_decayed_weights(
-    config.weight_decay, decay_mask(params, config.no_decay)
+  factors = lr_factors(params, config.lr_multipliers, frozen)
+  decays = jax.tree.map(
+    lambda decays, factor: decays and factor > 0,
+    decay_mask(params, config.no_decay),
+    factors,
   )
+  decay = optax.add_decayed_weights(config.weight_decay, decays)
   parts = _OPTIMIZERS[config.name](config, decay)
   if clip_norm:
     parts.insert(0, ("clip", clip_by_norm(clip_norm)))
+  if any(factor != 1 for factor in jax.tree.leaves(factors)):
+    parts.append(("factors", _scale_by(factors)))
   parts.append(("rate", optax.scale_by_learning_rate(schedule)))
   return optax.named_chain(*parts)
 
@@ -119,25 +91,93 @@ def decay_mask(params: Tree, no_decay: tuple[str, ...] | list[str]) -> Tree:
   Raises:
     ValueError: if an expression is not valid or is found in no path.
   """
+  paths, structure = _paths(params)
+  exempt: set[str] = set()
+  for pattern in no_decay:
+    exempt |= _find("optimizer.no_decay", pattern, paths)
+  return structure.unflatten([path not in exempt for path in paths])
+
+
+def lr_factors(
+  params: Tree,
+  lr_multipliers: Sequence[Any],
+  frozen: Sequence[str] = (),
+) -> Tree:
+  """Returns, for each parameter, the factor of its learning rate.
+
+  The factor applies to the whole update, weight decay included, as the
+  learning rate of a parameter group in PyTorch does; 0 freezes.
+
+  Args:
+    params: arrays, or only their shapes.
+    lr_multipliers: pairs (regular expression, factor). The first expression
+      that is found in a path ("head/fc/kernel") counts; without one the factor
+      is 1.
+    frozen: regular expressions of parameters whose factor is 0 whatever the
+      pairs say.
+
+  Raises:
+    ValueError: if an expression is not valid, is found in no path or only in
+      those of earlier pairs, or if a factor is not a number of 0 or more.
+  """
+  paths, structure = _paths(params)
+  factors: dict[str, float] = {}
+  for pair in lr_multipliers:
+    pattern, factor = _checked_pair(pair)
+    found = _find("optimizer.lr_multipliers", pattern, paths) - factors.keys()
+    if not found:
+      raise ValueError(
+        f"optimizer.lr_multipliers: {pattern!r} matches only parameters that "
+        "an earlier expression takes; move it forward or remove it"
+      )
+    factors |= dict.fromkeys(found, factor)
+  for pattern in frozen:
+    factors |= dict.fromkeys(_find("model.frozen", pattern, paths), 0.0)
+  return structure.unflatten([factors.get(path, 1.0) for path in paths])
+
+
+def _paths(params: Tree) -> tuple[list[str], Any]:
   leaves, structure = jax.tree_util.tree_flatten_with_path(params)
   paths = [
     jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves
   ]
-  exempt: set[str] = set()
-  for pattern in no_decay:
-    try:
-      found = {path for path in paths if re.search(pattern, path)}
-    except re.error as error:
-      raise ValueError(
-        f"optimizer.no_decay: {pattern!r} is not a regular expression: {error}"
-      ) from error
-    if not found:
-      raise ValueError(
-        f"optimizer.no_decay: {pattern!r} matches none of the {len(paths)} "
-        f"parameters ({paths[0]!r}, ..., {paths[-1]!r}); correct or remove it"
-      )
-    exempt |= found
-  return structure.unflatten([path not in exempt for path in paths])
+  return paths, structure
+
+
+def _find(name: str, pattern: str, paths: list[str]) -> set[str]:
+  """Returns the paths in which an expression is found, at least one."""
+  try:
+    found = {path for path in paths if re.search(pattern, path)}
+  except re.error as error:
+    raise ValueError(
+      f"{name}: {pattern!r} is not a regular expression: {error}"
+    ) from error
+  if not found:
+    raise ValueError(
+      f"{name}: {pattern!r} matches none of the {len(paths)} parameters "
+      f"({paths[0]!r}, ..., {paths[-1]!r}); correct or remove it"
+    )
+  return found
+
+
+def _checked_pair(pair: Any) -> tuple[str, float]:
+  match pair:
+    case [str(pattern), int() | float() as factor] if 0 <= factor < math.inf:
+      return pattern, float(factor)
+  raise ValueError(
+    f"optimizer.lr_multipliers: {pair!r} is not a pair of a regular expression "
+    "and a factor of 0 or more; give a sequence of such pairs"
+  )
+
+
+def _scale_by(factors: Tree) -> optax.GradientTransformation:
+  def scale(update: jax.Array, factor: float) -> jax.Array:
+    # 0 times a value that is not finite would not freeze.
+    return factor * update if factor else jnp.zeros_like(update)
+
+  return optax.stateless(
+    lambda updates, params: jax.tree.map(scale, updates, factors)
+  )
 
 
 def clip_by_norm(limit: float | int) -> optax.GradientTransformation:
@@ -158,6 +198,20 @@ def clip_by_norm(limit: float | int) -> optax.GradientTransformation:
 def update_ema(ema: Tree, params: Tree, decay: float | int) -> Tree:
   """Returns `decay * ema + (1 - decay) * params`, leaf by leaf."""
   return jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, params)
+
+
+def micro_batch_size(size: int, micro_batches: int) -> int:
+  """Returns the examples of each of the micro-batches of a batch.
+
+  Raises:
+    ValueError: if the number of micro-batches does not divide the size.
+  """
+  if micro_batches < 1 or size % micro_batches:
+    raise ValueError(
+      f"train.accumulate={micro_batches} does not divide the batch of {size} "
+      "examples; use a divisor"
+    )
+  return size // micro_batches
 
 
 def accumulate_gradients(
@@ -194,16 +248,11 @@ def accumulate_gradients(
   """
   if micro_batches == 1:
     return loss_and_grad(params, stats, batch, key)
-  size = len(batch["weight"])
-  if micro_batches < 1 or size % micro_batches:
-    raise ValueError(
-      f"train.accumulate={micro_batches} does not divide the batch of {size} "
-      "examples; use a divisor"
-    )
+  rows = micro_batch_size(len(batch["weight"]), micro_batches)
 
   def strided(x: jax.Array) -> jax.Array:
-    parts = (size // micro_batches, micro_batches)
-    return jnp.moveaxis(x.reshape(*parts, *x.shape[1:]), 1, 0)
+    parts = x.reshape(rows, micro_batches, *x.shape[1:])
+    return jnp.moveaxis(parts, 1, 0)
 
   micro = jax.tree.map(strided, batch)
   weight = micro["weight"].astype(jnp.float32).sum(axis=1)

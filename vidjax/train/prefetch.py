@@ -18,7 +18,7 @@ class DevicePrefetch:
   """Iterates over device batches that a thread puts there ahead of time.
 
   Each process gives its slice of the global batch. Use it as a context
-  manager: leaving it stops the thread.
+  manager: entering it starts the thread, leaving it stops it.
 
   Args:
     batches: host batches, dictionaries of arrays with the batch axis first.
@@ -58,6 +58,11 @@ class DevicePrefetch:
     return self
 
   def __next__(self) -> Batch:
+    if self._thread.ident is None or self._stop.is_set():
+      raise RuntimeError(
+        "batches of a DevicePrefetch were asked for outside of its context; "
+        "take them inside of the `with` block"
+      )
     start = time.perf_counter()
     item = self._ready.get()
     self.waited += time.perf_counter() - start

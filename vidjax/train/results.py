@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import platform
+import time
 from typing import Any
 
 import jax
@@ -63,7 +64,7 @@ def write_results(
   manifest: Manifest,
   *,
   step: int,
-  seconds: float,
+  began: float,
 ) -> dict[str, Any]:
   """Writes summary.json, eval.json, example clips and report.html.
 
@@ -74,7 +75,7 @@ def write_results(
     evaluation: the last evaluation.
     manifest: the evaluated split.
     step: optimiser steps of the evaluated parameters.
-    seconds: wall time of the training or evaluation.
+    began: `time.perf_counter()` at the start of the training or evaluation.
 
   Returns:
     The summary.
@@ -83,9 +84,9 @@ def write_results(
     "name": config.name,
     "model": config.model.name,
     "params": run.parameters,
-    "gmacs_per_view": round(run.multiply_adds / 1e9, 3),
+    "gmacs_per_view": float(f"{run.multiply_adds / 1e9:.6g}"),
     "steps": step,
-    "wall_seconds": round(seconds, 1),
+    "wall_seconds": round(time.perf_counter() - began, 1),
     **evaluation.metrics,
     "eval/views": evaluation.views,
     "eval/videos": len(manifest.clips),
@@ -132,7 +133,13 @@ def _write_examples(
   folder.mkdir(exist_ok=True)
   examples = []
   with eval_batches(
-    some, config.data, batch_size=1, clips=1, crops=1
+    some,
+    config.data,
+    batch_size=1,
+    clips=1,
+    crops=1,
+    crop_style=config.eval.crop_style,
+    short_side=config.eval.short_side,
   ) as batches:
     for number, (index, batch) in enumerate(zip(chosen, batches, strict=True)):
       path = folder / f"{number:04}.webp"

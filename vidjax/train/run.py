@@ -13,7 +13,9 @@ from vidjax.checks import Config, one_of
 from vidjax.models.cost import multiply_adds
 from vidjax.models.registry import create_model
 from vidjax.nn.functional import split
-from vidjax.train.optim import learning_rate, make_optimizer
+from vidjax.train.mixup import check_mixup
+from vidjax.train.optim import lr_factors, make_optimizer, micro_batch_size
+from vidjax.train.schedule import learning_rate
 from vidjax.train.sharding import (
   batch_sharding,
   check_batch,
@@ -22,6 +24,7 @@ from vidjax.train.sharding import (
 )
 from vidjax.train.state import TrainState, make_init
 from vidjax.train.step import Batch, Metrics, make_train_step
+from vidjax.train.throughput import with_prefix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Run:
     init: compiled function from a key to the sharded state at step 0.
     train_step: compiled `(state, batch) -> (state, metrics)`; donates state.
     abstract_state: shapes, dtypes and shardings of the state.
-    parameters: number of trainable parameters.
+    parameters: number of parameters.
+    frozen: how many of them do not train.
     multiply_adds: of the forward pass of one clip.
   """
 
@@ -44,6 +48,7 @@ class Run:
   train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
   abstract_state: TrainState
   parameters: int
+  frozen: int
   multiply_adds: int
 
 
@@ -58,7 +63,7 @@ def build(config: Config, total_steps: int, steps_per_epoch: int) -> Run:
   """
   one_of("dtype", config.dtype, ("float32", "bfloat16"))
   mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-  check_batch("data.batch_size", config.data.batch_size, mesh)
+  _check_batches(config, mesh)
   model = abstract_model(config)
   definition, params, _ = split(model)
   data = config.data
@@ -67,9 +72,16 @@ def build(config: Config, total_steps: int, steps_per_epoch: int) -> Run:
   )
   macs = multiply_adds(model, video)
   schedule = learning_rate(config.schedule, total_steps, steps_per_epoch)
+  frozen = getattr(model, "frozen", ())
   optimizer = make_optimizer(
-    config.optimizer, schedule, params, clip_norm=config.train.clip_norm
+    config.optimizer,
+    schedule,
+    params,
+    clip_norm=config.train.clip_norm,
+    frozen=frozen,
   )
+  factors = lr_factors(params, config.optimizer.lr_multipliers, frozen)
+  trains = jax.tree.map(lambda factor: factor > 0, factors)
 
   def initial(key: jax.Array):
     _, params, stats = split(_create(config, nnx.Rngs(key)))
@@ -79,7 +91,7 @@ def build(config: Config, total_steps: int, steps_per_epoch: int) -> Run:
   abstract = jax.eval_shape(init, jax.random.key(0))
   shardings = state_shardings(abstract, mesh)
   train_step = jax.jit(
-    make_train_step(definition, optimizer, schedule, config),
+    make_train_step(definition, optimizer, schedule, config, trains),
     in_shardings=(shardings, batch_sharding(mesh)),
     out_shardings=(shardings, None),
     donate_argnums=0,
@@ -92,16 +104,34 @@ def build(config: Config, total_steps: int, steps_per_epoch: int) -> Run:
     train_step=train_step,
     abstract_state=jax.tree.map(_with_sharding, abstract, shardings),
     parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+    frozen=sum(
+      leaf.size
+      for leaf, trained in zip(
+        jax.tree.leaves(params), jax.tree.leaves(trains), strict=True
+      )
+      if not trained
+    ),
     multiply_adds=macs,
   )
   logging.info(
-    "%s: %s parameters, %.2f G multiply-adds a clip, mesh %s",
+    "%s: %s parameters (%s frozen), %s multiply-adds a clip, mesh %s",
     config.model.name,
     f"{run.parameters:,}",
-    macs / 1e9,
+    f"{run.frozen:,}",
+    with_prefix(macs),
     dict(mesh.shape),
   )
   return run
+
+
+def _check_batches(config: Config, mesh: Mesh) -> None:
+  """Checks that the parts of a batch divide it, without any data."""
+  size, options = config.data.batch_size, config.train
+  check_batch("data.batch_size", size, mesh)
+  rows = micro_batch_size(size, options.accumulate)
+  check_batch("data.batch_size / train.accumulate", rows, mesh)
+  if options.mixup_alpha:
+    check_mixup(options.mixup_alpha, options.mixup_group, rows)
 
 
 def abstract_model(config: Config) -> Any:

@@ -20,8 +20,15 @@ LOGICAL_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r"(qkv|fc1)/kernel$", ("embed", "wide")),
   (r"(proj|fc2|fc)/kernel$", ("wide", "embed")),
   (r"position$", (None, "embed")),
+  (r"bias/table$", (None, None, None, "heads")),
+  (r"stages/\d+/merge/reduction/kernel$", ("wide", "embed")),
+  (r"stages/\d+/merge/norm/(scale|bias)$", ("wide",)),
 )
-MESH_AXES: dict[str | None, str | None] = {"embed": "fsdp", "wide": None}
+MESH_AXES: dict[str | None, str | None] = {
+  "embed": "fsdp",
+  "wide": None,
+  "heads": None,
+}
 
 
 def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:

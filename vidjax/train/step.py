@@ -10,7 +10,7 @@ from einops import rearrange
 from flax import nnx
 
 from vidjax.checks import Config
-from vidjax.nn.functional import merge, split
+from vidjax.nn.functional import Tree, merge, split
 from vidjax.train.inputs import erase, normalise
 from vidjax.train.losses import cross_entropy, weighted_mean
 from vidjax.train.metrics import ClassificationSums, fuse_views
@@ -27,6 +27,7 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
   config: Config,
+  trains: Tree | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Returns `(state, batch) -> (state, metrics)`, one optimiser step.
 
@@ -39,6 +40,8 @@ def make_train_step(
     optimizer: whose updates are added to the parameters.
     schedule: the learning rate, only to be reported.
     config: the whole configuration.
+    trains: for each parameter, whether it has a gradient (`gradient_norm` is
+      of these); all by default.
   """
   options = config.train
 
@@ -59,6 +62,10 @@ def make_train_step(
   def loss(params, stats, batch: Batch, key: jax.Array):
     mix_key, dropout_key = jax.random.split(key)
     video, targets = prepare(batch, mix_key)
+    if trains is not None:
+      params = jax.tree.map(
+        lambda p, t: p if t else jax.lax.stop_gradient(p), params, trains
+      )
     model = merge(definition, params, stats)
     logits = model(video, train=True, rngs=nnx.Rngs(dropout=dropout_key))
     losses = cross_entropy(logits, targets, options.label_smoothing)

@@ -1,4 +1,4 @@
-"""How much of a device's arithmetic a run uses."""
+"""How much arithmetic a run needs, and how much of a device's it uses."""
 
 # Dense peak in FLOP/s by the start of `device_kind`, from the vendors' data
 # sheets.
@@ -27,3 +27,11 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
     if device_kind.startswith(prefix):
       return peak
   return None
+
+
+def with_prefix(number: float | int) -> str:
+  """Returns a number with a decimal prefix ("1.234 M")."""
+  for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    if number >= size:
+      return f"{number / size:.4g} {prefix}"
+  return f"{number:.4g}"

@@ -1,5 +1,6 @@
 """Where a run's numbers go: files, TensorBoard, wandb and a status line."""
 
+import collections
 import contextlib
 import datetime
 import importlib
@@ -24,6 +25,7 @@ from tensorboardX.proto.event_pb2 import (  # made by protobuf at import
 )
 
 Numbers = Mapping[str, int | float | None]  # None: not finite
+_WINDOW = 20  # updates whose speed the ETA supposes to go on
 
 
 @runtime_checkable
@@ -314,8 +316,10 @@ class Progress:
     self._interval = interval
     self._prints = jax.process_index() == 0
     self._start = start_step
-    self._first = self._last = (start_step, clock())
-    self._waited = self._paused = 0.0
+    # Steps and the seconds that they took, without pauses.
+    self._recent = collections.deque([(start_step, 0.0)], maxlen=_WINDOW + 1)
+    self._last_time = clock()
+    self._waited = self._paused = self._all_paused = 0.0
     self._printed = -math.inf
 
   @contextlib.contextmanager
@@ -346,17 +350,19 @@ class Progress:
     # Waits for the device: the clock must be read after it.
     rates = {name: float(value) for name, value in metrics.items()}
     now = self._clock()
-    last_step, last_time = self._last
-    seconds = max(now - last_time - self._paused, 1e-9)
+    last_step, trained = self._recent[-1]
+    seconds = max(now - self._last_time - self._paused, 1e-9)
     rates["clips_per_s"] = (step - last_step) * self._clips_per_step / seconds
     rates["data_wait"] = min((waited - self._waited) / seconds, 1.0)
     if self._peak_flops:
       flops = rates["clips_per_s"] * self._flops_per_clip
       rates["mfu"] = flops / self._peak_flops
-    self._show(step, self._line(step, rates, now), now)
+    self._all_paused += self._paused
+    self._recent.append((step, trained + seconds))
+    self._show(step, self._line(step, rates), now)
     if last_step == self._start:
-      self._first = (step, now)  # the first steps include the compilation
-    self._last, self._waited, self._paused = (step, now), waited, 0.0
+      self._recent.popleft()  # the first steps include the compilation
+    self._last_time, self._waited, self._paused = now, waited, 0.0
     return rates
 
   def note(self, text: str) -> None:
@@ -377,13 +383,17 @@ class Progress:
       self.note(line)
       self._printed = now
 
-  def _line(self, step: int, rates: Mapping[str, float], now: float) -> str:
-    first_step, first_time = self._first
-    left = (self._total - step) / (step - first_step) * (now - first_time)
+  def _seconds_left(self) -> float:
+    """At the speed of the last updates, with pauses as often as so far."""
+    (first, began), (step, trained) = self._recent[0], self._recent[-1]
+    pause = self._all_paused / (step - self._start)
+    return (self._total - step) * ((trained - began) / (step - first) + pause)
+
+  def _line(self, step: int, rates: Mapping[str, float]) -> str:
     parts = [
       f"step {step}/{self._total}",
       f"epoch {step / self._steps_per_epoch:.2f}",
-      f"ETA {datetime.timedelta(seconds=round(left))}",
+      f"ETA {datetime.timedelta(seconds=round(self._seconds_left()))}",
       *(
         f"{name} {rates[name]:.4g}" for name in ("loss", "lr") if name in rates
       ),

@@ -55,6 +55,15 @@ PATCHES = Transform(
 )
 
 
+def tubes(side: int) -> Transform:
+  """The same of patches of several frames, with `side` rows and columns."""
+  return Transform(
+    f"tubes({side})",
+    lambda x: rearrange(x, "o i s p q -> (s p q i) o"),
+    lambda x: rearrange(x, "(s p q i) o -> o i s p q", p=side, q=side, i=3),
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
   """Source key pattern, target path and layout change.
@@ -75,6 +84,34 @@ class Rule:
   def reverse(self, path: str) -> str | None:
     """Returns the source key of a target path, or None."""
     return Rule(self.target, self.source).match(path)
+
+
+def linear_rules(source: str, target: str) -> list[Rule]:
+  """Weight and bias of a linear layer."""
+  return [
+    Rule(f"{source}.weight", f"{target}/kernel", LINEAR),
+    Rule(f"{source}.bias", f"{target}/bias"),
+  ]
+
+
+def norm_rules(source: str, target: str) -> list[Rule]:
+  """Weight and bias of a layer norm."""
+  return [
+    Rule(f"{source}.weight", f"{target}/scale"),
+    Rule(f"{source}.bias", f"{target}/bias"),
+  ]
+
+
+def block_rules(source: str, target: str) -> list[Rule]:
+  """A transformer block by timm's names, which most code uses."""
+  return [
+    *norm_rules(f"{source}.norm1", f"{target}/norm1"),
+    *linear_rules(f"{source}.attn.qkv", f"{target}/attention/qkv"),
+    *linear_rules(f"{source}.attn.proj", f"{target}/attention/proj"),
+    *norm_rules(f"{source}.norm2", f"{target}/norm2"),
+    *linear_rules(f"{source}.mlp.fc1", f"{target}/mlp/fc1"),
+    *linear_rules(f"{source}.mlp.fc2", f"{target}/mlp/fc2"),
+  ]
 
 
 @dataclasses.dataclass(frozen=True)

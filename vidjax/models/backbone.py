@@ -1,0 +1,75 @@
+"""What all backbones share: features, head, logits; blocks run in turn."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Float
+
+from vidjax.nn.attention import Block
+from vidjax.nn.temporal import Grid, Tokens
+
+REMAT = ("none", "block")
+
+
+class Backbone(nnx.Module):
+  """A video model: `features` of each frame, and a `head` over them.
+
+  Attributes:
+    head: from frame features to logits (`vidjax.models.heads`).
+    remat: "none", or "block" to recompute the blocks' activations in the
+      backward pass instead of keeping them.
+    frozen: regular expressions of the paths of parameters that do not train.
+  """
+
+  head: nnx.Module
+  remat: str
+  frozen: tuple[str, ...] = ()
+
+  def __call__(
+    self,
+    video: Float[jax.Array, "b t h w 3"],
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+  ) -> Float[jax.Array, "b k"]:
+    """Returns float32 logits of normalised clips.
+
+    Args:
+      video: RGB frames, normalised as the model's recipe does.
+      train: whether dropouts are active.
+      rngs: source of "dropout" keys; needed if any dropout is active.
+    """
+    features = self.features(video, train=train, rngs=rngs)
+    logits = self.head(features, train=train, rngs=rngs)
+    return logits.astype(jnp.float32)
+
+  def features(
+    self,
+    video: Float[jax.Array, "b t h w 3"],
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+  ) -> Float[jax.Array, "b s c"]:
+    """Returns the features of every frame, or of every tubelet of frames."""
+    raise NotImplementedError
+
+  def run(
+    self,
+    block: Block,
+    x: Tokens,
+    grid: Grid,
+    *,
+    train: bool,
+    rngs: nnx.Rngs | None,
+  ) -> Tokens:
+    """Applies a block, recomputing it in the backward pass if so chosen."""
+
+    def apply(x, key):
+      inner = None if key is None else nnx.Rngs(dropout=key)
+      return block(x, grid, train=train, rngs=inner)
+
+    # A key for each block: the same draws with and without recomputation.
+    key = rngs.dropout() if train and rngs is not None else None
+    if self.remat == "block":
+      apply = jax.checkpoint(apply)
+    return apply(x, key)
