@@ -4,6 +4,8 @@ A busy or throttled machine slows all sides alike, so that the ratio of the
 medians is what counts.
 """
 
+import argparse
+import json
 import re
 import statistics
 import time
@@ -13,9 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vidjax.models.registry import create_model
 from vidjax.nn.functional import merge, split
 
 PROGRAMS = ("forward", "train step")
+
+# Label of a row: options of the model, and frames.
+Table = Mapping[str, tuple[dict[str, Any], int]]
 
 
 def compile_program(
@@ -81,3 +87,75 @@ def ratios(
     statistics.median(times[name]) / statistics.median(times[base]),
     min(times[name]) / min(times[base]),
   )
+
+
+def read_arguments(doc: str | None, model: str) -> argparse.Namespace:
+  """Reads the arguments that benchmarks of models share."""
+  parser = argparse.ArgumentParser(description=doc)
+  parser.add_argument("--model", default=model)
+  parser.add_argument("--batch", type=int, default=1)
+  parser.add_argument("--dtype", default="float32")
+  parser.add_argument("--rounds", type=int, default=9)
+  return parser.parse_args()
+
+
+def compare(
+  what: str, table: Table, base: str, arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+  """Times a program of every model of a table, and prints its lines.
+
+  Args:
+    what: "forward" or "train step".
+    table: the models.
+    base: the row that the others are compared with.
+    arguments: see `read_arguments`.
+  """
+  built = {}
+  for label, (options, frames) in table.items():
+    model = create_model(
+      arguments.model,
+      dtype=arguments.dtype,
+      dropout_rate=0.0,
+      drop_path=0.0,
+      **options,
+    )
+    shape = (arguments.batch, frames, 224, 224, 3)
+    video = jax.random.normal(jax.random.key(0), shape)
+    built[label] = compile_program(model, what, video)
+  runs = {label: run for label, (_, run) in built.items()}
+  times = interleave(runs, arguments.rounds)
+  rows = []
+  for label, (program, _) in built.items():
+    ratio, best = ratios(times, label, base)
+    rows.append(
+      {
+        "program": what,
+        "model": label,
+        "median_ms": 1e3 * statistics.median(times[label]),
+        "ratio_of_medians": ratio,
+        "ratio_of_minima": best,
+        "temporary_mib": temporary_bytes(program) / 2**20,
+        "gathers": count_operations(program, "gather"),
+        "scatters": count_operations(program, "scatter"),
+      }
+    )
+    print(
+      f"{what:<11} {label:<16} {rows[-1]['median_ms']:9.1f} ms, "
+      f"{ratio:.3f} of {base} (minima {best:.3f}), "
+      f"{rows[-1]['temporary_mib']:6.0f} MiB, "
+      f"{rows[-1]['gathers']} gathers, {rows[-1]['scatters']} scatters",
+      flush=True,
+    )
+  return rows
+
+
+def run_tables(
+  tables: Mapping[str, Table], arguments: argparse.Namespace
+) -> None:
+  """Compares tables, by the label of their base row; ends with a JSON line."""
+  rows = []
+  for what in PROGRAMS:
+    for base, table in tables.items():
+      rows += compare(what, table, base, arguments)
+  device = jax.devices()[0].device_kind
+  print(json.dumps({"device": device, **vars(arguments), "rows": rows}))

@@ -20,7 +20,7 @@ from vidjax.nn.functional import split
 from vidjax.tools import profile_model
 from vidjax.tools.published import PUBLISHED
 
-XVIT = [name for name in MODELS if name in PUBLISHED]
+XVIT = [name for name in PUBLISHED if name.startswith("xvit")]
 profile = functools.cache(profile_model.profile)
 
 
@@ -29,22 +29,23 @@ def published(shared):
   return json.loads((shared / "published.json").read_text())["models"]
 
 
-@pytest.mark.parametrize("name", XVIT)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_figures_are_reached(published, name):
   row, want = profile(name), published[name]
-  assert row["params"] == want["params"]
-  assert row["gmacs_per_view"] == pytest.approx(
-    want["gmacs_per_view"], rel=0.01
+  assert want["params"] in (row["params"], None)
+  assert want["gmacs_per_view"] in (
+    pytest.approx(row["gmacs_per_view"], rel=0.01),
+    None,
   )
 
 
 def test_figures_beside_the_profile_are_the_published_ones(published):
   for name, row in PUBLISHED.items():
     want = published[name]
-    assert row["published_params"] == want["params"]
-    assert row["published_gmacs_per_view"] == want["gmacs_per_view"]
-    assert row["published"] == want["published"]
-    assert row["views"] == want["views"]
+    assert row.get("published_params") == want["params"]
+    assert row.get("published_gmacs_per_view") == want["gmacs_per_view"]
+    assert row.get("published") == want.get("published")
+    assert row.get("views") == (want["views"] if "published" in want else None)
   assert PUBLISHED.keys() == published.keys() & MODELS.keys()
 
 
@@ -159,14 +160,18 @@ class Counted(ViT):
     x = jax.jit(lambda x: x @ self.w[...])(x)
     x = jnp.einsum("bhwi,bhwj->bij", x, x)
     x, _ = jax.lax.scan(lambda x, _: (x @ x, None), x, length=7)
+    x = jax.lax.platform_dependent(
+      x, cpu=lambda x: x @ x, default=lambda x: x @ x @ x
+    )
     return x.reshape(b, -1)
 
 
-def test_counts_convolutions_products_and_loops():
+def test_counts_convolutions_products_loops_and_platforms():
   model = nnx.eval_shape(Counted)
   video = jax.ShapeDtypeStruct((2, 1, 16, 16, 3), jnp.float32)
   want = 2 * 64 * 6 * 27 + 2 * 64 * 4 * 3 + 2 * 64 * 4 * 5
   want += 2 * 64 * 25 + 7 * 2 * 125
+  want += 2 * 2 * 125  # of the dearer platform
   assert multiply_adds(model, video) == want
 
 

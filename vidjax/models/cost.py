@@ -70,7 +70,13 @@ def _shape(variable: Any) -> tuple[int, ...]:
   return variable.aval.shape
 
 
+def _count_alternatives(equation: core.JaxprEqn) -> int:
+  # Only one of the branches runs: of a condition, or of several platforms.
+  return max(_count(branch.jaxpr) for branch in equation.params["branches"])
+
+
 _COUNTERS = {
+  "cond": _count_alternatives,
   "dot_general": _count_product,
   "conv_general_dilated": _count_convolution,
 }

@@ -12,9 +12,14 @@ from jaxtyping import DTypeLike
 from vidjax.models.backbone import Backbone
 from vidjax.models.spec import ModelSpec
 from vidjax.models.swin_models import SWIN_MODELS
+from vidjax.models.visformer_models import VISFORMER_MODELS
 from vidjax.models.vit_models import VIT_MODELS
 
-MODELS: dict[str, ModelSpec] = {**VIT_MODELS, **SWIN_MODELS}
+MODELS: dict[str, ModelSpec] = {
+  **VIT_MODELS,
+  **SWIN_MODELS,
+  **VISFORMER_MODELS,
+}
 
 
 def list_models(contains: str = "") -> list[str]:

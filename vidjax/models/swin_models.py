@@ -17,8 +17,8 @@ BASE: dict[str, Any] = {
   "drop_path": 0.2,
 }
 LARGE: dict[str, Any] = BASE | {"dim": 192, "heads": (6, 12, 24, 48)}
-# For the built-in motion clips, 8 frames of 64 x 64 pixels. Blocks without patch
-# shift have the same bias in all frames, so that only plugs tell their order.
+# For the built-in motion clips, 8 frames of 64 x 64 pixels. Blocks without
+# patch shift have the same bias in all frames: only plugs know their order.
 MOTION: dict[str, Any] = {
   "image_size": 64,
   "patch_size": (1, 8, 8),

@@ -36,6 +36,18 @@ ATTENTION: dict[str, Any] = {
   "layers": 1,
   "mlp_dim": None,
 }
+LEAP: dict[str, Any] = {
+  "op": "leap",
+  "levels": (1, 2, 3, 1),
+  "shift": "periodic",
+  "fold_div": 4,
+  "blocks": None,
+}
+TOKEN_SHIFT: dict[str, Any] = {
+  "op": "token_shift",
+  "fold_div": 4,
+  "blocks": None,
+}
 AVERAGE: dict[str, Any] = {"kind": "average"}
 
 
@@ -66,6 +78,20 @@ def _xvit(
   return _vit("X-ViT", size, num_classes, frames, MIXING | mixing, ATTENTION)
 
 
+def _image_vit(
+  system: str,
+  size: Mapping[str, Any],
+  num_classes: int,
+  frames: int,
+  temporal: Mapping[str, Any],
+  **options: Any,
+) -> ModelSpec:
+  """An image's ViT, frame by frame: no temporal positions, no dropout."""
+  options = {"temporal_positions": 0, "dropout_rate": 0.0} | options
+  head = AVERAGE | {"init_std": 0.02}
+  return _vit(system, size, num_classes, frames, temporal, head, **options)
+
+
 def _baselines(
   suffix: str, size: Mapping[str, Any], num_classes: int, frames: int
 ) -> dict[str, ModelSpec]:
@@ -83,9 +109,7 @@ def _baselines(
     f"tsm_vit_{suffix}": _vit(
       system, *plain, {"op": "channel_shift", "fold_div": 8, "blocks": None}
     ),
-    f"tokshift_vit_{suffix}": _vit(
-      system, *plain, {"op": "token_shift", "fold_div": 4, "blocks": None}
-    ),
+    f"tokshift_vit_{suffix}": _vit(system, *plain, TOKEN_SHIFT),
   }
 
 
@@ -99,6 +123,22 @@ VIT_MODELS: dict[str, ModelSpec] = {
   "xvit_l16_8f_ssv2": _xvit(L16, 174, 8, shift_div=4, blocks=tuple(range(15))),
   "xvit_l32_8f_ssv2": _xvit(L32, 174, 8, shift_div=4, blocks=tuple(range(15))),
   **_baselines("b16_8f_k400", B16, 400, 8),
+  # LAPS's level pattern repeats after four blocks, not after three.
+  "laps_vit_b16_k400": _image_vit("LAPS", B16, 400, 8, LEAP),
+  "laps_vit_b16_384_k400": _image_vit(
+    "LAPS", B16, 400, 8, LEAP, image_size=384
+  ),
+  "laps_vit_l16_384_k400": _image_vit(
+    "LAPS", L16, 400, 8, LEAP, image_size=384
+  ),
+  "tokshift_b16_k400": _image_vit("TokShift", B16, 400, 8, TOKEN_SHIFT),
+  "tokshift_b16_16f_k400": _image_vit("TokShift", B16, 400, 16, TOKEN_SHIFT),
+  "tokshift_b16_384_k400": _image_vit(
+    "TokShift", B16, 400, 8, TOKEN_SHIFT, image_size=384
+  ),
+  "tokshift_l16_384_k400": _image_vit(
+    "TokShift", L16, 400, 12, TOKEN_SHIFT, image_size=384
+  ),
   "xvit_motion": _xvit(TINY, 12, 8, shift_div=4),
   **_baselines("motion", TINY, 12, 8),
 }

@@ -76,4 +76,52 @@ PUBLISHED: dict[str, dict[str, Any]] = {
   "pst_l_k400": {
     "published_params": 198_478_972,
   },
+  "laps_visformer_s_k400": {
+    "published_params": 39_758_192,
+    "published_gmacs_per_view": 40.136,
+    "published": {"K400": [76.04, None]},
+    "views": "10x3",
+  },
+  "visformer_s_2d_k400": {
+    "published_params": 39_758_192,
+    "published_gmacs_per_view": 39.074,
+  },
+  "visformer_s_joint_k400": {
+    "published_params": 39_758_192,
+    "published_gmacs_per_view": 46.509,
+  },
+  "laps_visformer_s_320_k400": {
+    "published_gmacs_per_view": 345.682,
+  },
+  "laps_visformer_s_360_k400": {
+    "published_gmacs_per_view": 434.018,
+  },
+  "laps_vit_b16_k400": {
+    "published_params": 86_106_256,
+    "published_gmacs_per_view": 146.381,
+  },
+  "laps_vit_b16_384_k400": {
+    "published_params": 86_398_096,
+    "published_gmacs_per_view": 493.407,
+  },
+  "laps_vit_l16_384_k400": {
+    "published_gmacs_per_view": 1660.597,
+  },
+  "tokshift_b16_k400": {
+    "published_params": 86_106_256,
+    "published_gmacs_per_view": 140.658,
+    "published": {"K400": [77.6, None]},
+    "views": "10x3",
+  },
+  "tokshift_b16_384_k400": {
+    "published_params": 86_398_096,
+    "published_gmacs_per_view": 444.314,
+    "published": {"K400": [79.63, None]},
+    "views": "10x3",
+  },
+  "tokshift_l16_384_k400": {
+    "published_gmacs_per_view": 2294.525,
+    "published": {"K400": [80.4, None]},
+    "views": "10x3",
+  },
 }

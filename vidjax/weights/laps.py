@@ -1,0 +1,200 @@
+"""Key tables of the official LAPS code: Visformer, and ViT with its plugs.
+
+All variants of a backbone share one table: leap attention, the shifts and joint
+attention have no parameters.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import traverse_util
+from jaxtyping import Float
+
+from vidjax.models.visformer import PATCHES, grid_sides
+from vidjax.nn.functional import Tree
+from vidjax.ops.position import resize_grid
+from vidjax.weights.keys import (
+  Ignored,
+  KeyTable,
+  Rule,
+  Transform,
+  block_rules,
+  linear_rules,
+  norm_rules,
+  squeeze,
+)
+
+CONV = Transform(
+  "conv",
+  lambda x: rearrange(x, "o i p q -> p q i o"),
+  lambda x: rearrange(x, "p q i o -> o i p q"),
+)
+POINTWISE = Transform(
+  "pointwise",
+  lambda x: rearrange(x, "o i 1 1 -> i o"),
+  lambda x: rearrange(x, "i o -> o i 1 1"),
+)
+MAP = Transform(
+  "map",
+  lambda x: rearrange(x, "1 c h w -> h w c"),
+  lambda x: rearrange(x, "h w c -> 1 c h w"),
+)
+
+
+def patch_conv(side: int) -> Transform:
+  """A convolution whose stride is its kernel, as a matrix over patches."""
+  return Transform(
+    f"patch_conv({side})",
+    lambda x: rearrange(x, "o i p q -> (p q i) o"),
+    lambda x: rearrange(x, "(p q i) o -> o i p q", p=side, q=side),
+  )
+
+
+def batch_norm_rules(source: str, target: str) -> list[Rule]:
+  """Weight, bias and running statistics of a batch norm."""
+  return [
+    *norm_rules(source, target),
+    Rule(f"{source}.running_mean", f"{target}/mean"),
+    Rule(f"{source}.running_var", f"{target}/var"),
+  ]
+
+
+def _stage_rules(number: int) -> list[Rule]:
+  """The rules of a stage that the official code counts from 1."""
+  embed = f"base_model.patch_embed{number}"
+  block = f"base_model.stage{number}.{{}}"
+  stage = f"stages/{number - 1}"
+  ours = f"{stage}/blocks/{{}}"
+  return [
+    Rule(f"base_model.pos_embed{number}", f"{stage}/position", MAP),
+    Rule(
+      f"{embed}.proj.weight",
+      f"{stage}/embed/proj/kernel",
+      patch_conv(PATCHES[number - 1]),
+    ),
+    Rule(f"{embed}.proj.bias", f"{stage}/embed/proj/bias"),
+    *batch_norm_rules(f"{embed}.norm.bn", f"{stage}/norm"),
+    *batch_norm_rules(f"{block}.norm1.bn", f"{ours}/norm1"),
+    *batch_norm_rules(f"{block}.norm2.bn", f"{ours}/norm2"),
+    *(
+      Rule(
+        f"{block}.attn.{name}.weight",
+        f"{ours}/attention/{name}/kernel",
+        POINTWISE,
+      )
+      for name in ("qkv", "proj")
+    ),
+    *(
+      Rule(f"{block}.mlp.{name}.weight", f"{ours}/mlp/{name}/kernel", layout)
+      for name, layout in (
+        ("conv1", POINTWISE),
+        ("conv2", CONV),
+        ("conv3", POINTWISE),
+      )
+    ),
+  ]
+
+
+VISFORMER = KeyTable(
+  rules=[
+    Rule("base_model.stem.0.weight", "stem/conv/kernel", CONV),
+    *batch_norm_rules("base_model.stem.1.bn", "stem/norm"),
+    *_stage_rules(1),
+    *_stage_rules(2),
+    *_stage_rules(3),
+    *batch_norm_rules("base_model.norm.bn", "norm"),
+    *linear_rules("base_model.head", "head/fc"),
+  ],
+  ignored=[
+    Ignored(
+      r".*\.num_batches_tracked",
+      "a counter that PyTorch needs without a momentum only",
+    )
+  ],
+)
+
+VIT = KeyTable(
+  rules=[
+    Rule("base_model.cls_token", "class_token", squeeze(0, 1)),
+    Rule("base_model.pos_embed", "position", squeeze(0)),
+    Rule(
+      "base_model.patch_embed.proj.weight",
+      "patch_embed/proj/kernel",
+      patch_conv(16),
+    ),
+    Rule("base_model.patch_embed.proj.bias", "patch_embed/proj/bias"),
+    *block_rules("base_model.blocks.{}", "blocks/{}"),
+    *norm_rules("base_model.norm", "norm"),
+    *linear_rules("base_model.head", "head/fc"),
+  ]
+)
+
+_BATCH_NORM = re.compile(r"(base_model\.(?:.*\.)?(?:norm\d?|stem\.1))\.(\w+)")
+
+
+def official_keys(
+  state: Mapping[str, Float[np.ndarray, "..."]],
+) -> dict[str, Float[np.ndarray, "..."]]:
+  """Renames the keys of a Visformer to those of the table.
+
+  Takes state dicts of the official trainer (`module.base_model.`), of the image
+  model (bare keys) and of timm's `visformer_small`, whose batch norms are named
+  without `.bn`.
+  """
+  result = {}
+  for key, value in state.items():
+    bare = key.removeprefix("module.").removeprefix("base_model.")
+    renamed = f"base_model.{bare}"
+    found = _BATCH_NORM.fullmatch(renamed)
+    result[f"{found[1]}.bn.{found[2]}" if found else renamed] = value
+  return result
+
+
+def resize_positions(
+  state: Mapping[str, Any], image_size: int
+) -> dict[str, Any]:
+  """Resizes a Visformer's position tables to those of other frames.
+
+  A rule of ours (PyTorch bicubic), since the official code has none.
+
+  Args:
+    state: official keys and arrays; other entries are passed on.
+    image_size: side in pixels of the square frames of the model to be filled.
+  """
+  result = dict(state)
+  for number, side in enumerate(grid_sides(image_size), start=1):
+    key = f"base_model.pos_embed{number}"
+    table = MAP.forward(np.asarray(state[key]))
+    if table.shape[:2] != (side, side):
+      scale = (side / table.shape[0], side / table.shape[1])
+      resized = resize_grid(jnp.asarray(table), (side, side), scale)
+      result[key] = MAP.inverse(np.asarray(resized))
+  return result
+
+
+def load(
+  table: KeyTable, source: Mapping[str, Any], params: Tree, stats: Tree
+) -> tuple[Tree, Tree]:
+  """Fills parameters and running statistics from a state dict.
+
+  Args:
+    table: `VISFORMER` or `VIT`.
+    source: official keys to arrays, PyTorch layout.
+    params: only shapes and dtypes are read, as of the next.
+    stats: running statistics.
+
+  Raises:
+    WeightsError: listing every unknown, missing and mis-shaped key.
+  """
+  flat = [traverse_util.flatten_dict(tree, sep="/") for tree in (params, stats)]
+  template = traverse_util.unflatten_dict(flat[0] | flat[1], sep="/")
+  filled = traverse_util.flatten_dict(table.load(source, template), sep="/")
+  new_params, new_stats = (
+    traverse_util.unflatten_dict({path: filled[path] for path in tree}, sep="/")
+    for tree in flat
+  )
+  return new_params, new_stats
