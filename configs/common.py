@@ -35,14 +35,16 @@ def get_config() -> ml_collections.ConfigDict:
       "batch_size": 64,  # clips per optimiser step, over all devices
       "frames": 16,
       "image_size": 224,
-      "sampling": "dense",  # or "strided" or "segments" (data/sampling.py)
+      # "dense", "dense_loop", "strided" or "segments" (data/sampling.py)
+      "sampling": "dense",
       "stride": 16,  # native frames between two samples (not "segments")
       "crop": "multiscale",  # "multiscale", "jitter", "shift" or "resized"
       "jitter": (256, 320),  # short side is drawn from this range ("jitter")
       "resize_side": 256,  # short side before the box is cut ("resized")
       "flip": 0.0,  # probability of a horizontal flip
       "no_flip_labels": (),  # classes that are never flipped
-      # "none", "v0", "imgaug" or "rand-m7-n4-mstd0.5-inc1" (data/augment.py)
+      # "none", "v0", "photometric", "imgaug" or "rand-m7-n4-mstd0.5-inc1"
+      # (data/augment.py)
       "auto_augment": "none",
       "erase": 0.0,  # probability of random erasing
       "mean": (0.5, 0.5, 0.5),  # of pixels scaled to [0, 1]
@@ -71,6 +73,11 @@ def get_config() -> ml_collections.ConfigDict:
       "mixup_alpha": 0.0,
       "mixup_group": 8,  # clips that share one mixing weight
       "accumulate": 1,  # micro-batches per optimiser step
+      # Epochs end with a step of fewer micro-batches; else they are joined.
+      "partial_groups": False,
+      # Micro-batches whose statistics replace the running ones of batch norm
+      # ahead of each evaluation; 0 = none.
+      "precise_bn_batches": 0,
       "clip_norm": 0.0,  # global gradient norm; 0 = no clipping
       "ema_decay": 0.0,  # 0 = no moving average of the weights
       "log_every_steps": 50,
@@ -156,10 +163,21 @@ def _smoke_swin(model: Config) -> dict[str, Any]:
   }
 
 
+def _smoke_visformer(model: Config) -> dict[str, Any]:
+  return {
+    "stem_width": 4,
+    "dim": 16,
+    "depths": (1, 2, 1),
+    "heads": 2,
+    "bn_groups": min(model.bn_groups, 2),
+  }
+
+
 # By class: options that let two steps at 32 x 32 pixels take seconds.
 _SMOKE: dict[str, Callable[..., dict[str, Any]]] = {
   "ViT": _smoke_vit,
   "Swin": _smoke_swin,
+  "Visformer": _smoke_visformer,
 }
 
 
@@ -240,6 +258,7 @@ def smoke(c: ml_collections.ConfigDict) -> None:
   )
   c.train.update({"epochs": 0.0, "steps": 2, "log_every_steps": 1})
   c.train.accumulate = min(c.train.accumulate, 2)
+  c.train.precise_bn_batches = min(c.train.precise_bn_batches, 2)
   c.train.mixup_group = min(c.train.mixup_group, 8 // c.train.accumulate)
   c.schedule.warmup_epochs = 0.3
   c.eval.update({"batch_size": 8, "every_epochs": 0.0, "every_steps": 2})

@@ -8,6 +8,7 @@ import pytest
 from vidjax.data import augment
 from vidjax.data.auto_augment import auto_augment
 from vidjax.data.imgaug import ImgAug
+from vidjax.data.photometric import photometric
 from vidjax.data.rand_augment import rand_augment
 
 
@@ -15,11 +16,13 @@ def test_recipes_and_their_places():
   assert {name: r.cropped for name, r in augment.RECIPES.items()} == {
     "none": True,
     "v0": False,
+    "photometric": False,
     "imgaug": True,
     "rand-m7-n4-mstd0.5-inc1": True,
   }
   built = {name: r.build(3) for name, r in augment.RECIPES.items()}
   assert built["v0"] is auto_augment
+  assert built["photometric"] is photometric
   assert built["rand-m7-n4-mstd0.5-inc1"] is rand_augment
   assert isinstance(built["imgaug"], ImgAug)
 

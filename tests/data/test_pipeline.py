@@ -300,7 +300,9 @@ def test_one_example_draw_by_draw(manifest, seed):
   assert got["label"] == (index ^ 1 if flip else index)
 
 
-@pytest.mark.parametrize("name", ["v0", "imgaug", "rand-m7-n4-mstd0.5-inc1"])
+@pytest.mark.parametrize(
+  "name", ["v0", "photometric", "imgaug", "rand-m7-n4-mstd0.5-inc1"]
+)
 def test_auto_augment_is_deterministic(manifest, name):
   c = config(auto_augment=name)
   runs = [take(train_batches(manifest, c, seed=5), 2) for _ in range(2)]
@@ -308,7 +310,9 @@ def test_auto_augment_is_deterministic(manifest, name):
 
 
 @pytest.mark.parametrize("crop", ["multiscale", "jitter", "shift", "resized"])
-@pytest.mark.parametrize("sampling", ["dense", "strided", "segments"])
+@pytest.mark.parametrize(
+  "sampling", ["dense", "dense_loop", "strided", "segments"]
+)
 def test_every_recipe(manifest, crop, sampling):
   c = config(crop=crop, sampling=sampling)
   (batch,) = take(train_batches(manifest, c, seed=0), 1)

@@ -82,6 +82,74 @@ def test_dense_eval_starts_do_not_reach_the_end():
   assert starts == [0, 25, 50, 75]
 
 
+def naive_loop(start, n, t, stride):
+  """Index by index, as LAPS (Zhang et al. 2022) samples a clip."""
+  span = t * stride
+  step = (span - 1) / (t - 1) if t > 1 else 0
+  return [int(start + i * step) % n for i in range(t)]
+
+
+def loop_distance(got, want, n):
+  apart = np.abs(got - want)
+  return np.minimum(apart, n - apart)
+
+
+@given(lengths, frames, strides, seeds)
+def test_dense_loop_train(n, t, stride, seed):
+  sample = SAMPLERS["dense_loop"].train
+  got = sample(np.random.default_rng(seed), n, frames=t, stride=stride)
+  start = np.random.default_rng(seed).uniform(0, max(n - t * stride, 0))
+  want = naive_loop(start, n, t, stride)
+  # A last bit may cross an integer.
+  assert loop_distance(got, want, n).max() <= 1
+  assert np.mean(got == want) > 0.7
+  assert 0 <= got.min() <= got.max() < n
+  if n >= t * stride:  # the loop is not needed
+    clamped = dense_train(
+      np.random.default_rng(seed), n, frames=t, stride=stride
+    )
+    np.testing.assert_array_equal(got, clamped)
+
+
+@given(lengths, frames, strides, st.integers(1, 12))
+def test_dense_loop_eval(n, t, stride, clips):
+  for clip in range(clips):
+    got = SAMPLERS["dense_loop"].eval(
+      n, frames=t, stride=stride, clip=clip, clips=clips
+    )
+    want = naive_loop(max(n - t * stride, 0) * clip / clips, n, t, stride)
+    assert loop_distance(got, want, n).max() <= 1
+    assert np.mean(got == want) > 0.7
+
+
+@pytest.mark.parametrize(
+  ("t", "stride", "want"),
+  [
+    (8, 8, [0, 9, 18, 27, 36, 45, 54, 63]),
+    (8, 32, [0, 36, 72, 109, 145, 182, 218, 255]),
+    (
+      16,
+      8,
+      [0, 8, 16, 25, 33, 42, 50, 59, 67, 76, 84, 93, 101, 110, 118, 127],
+    ),
+  ],
+)
+def test_dense_loop_of_the_published_recipes(t, stride, want):
+  evaluate = SAMPLERS["dense_loop"].eval
+  got = evaluate(300, frames=t, stride=stride, clip=0, clips=10)
+  assert got.tolist() == want
+  short = evaluate(50, frames=t, stride=stride, clip=9, clips=10)
+  assert short.tolist() == [index % 50 for index in want]
+
+
+def test_dense_loop_eval_starts():
+  starts = [
+    SAMPLERS["dense_loop"].eval(300, frames=8, stride=8, clip=k, clips=10)[0]
+    for k in range(10)
+  ]
+  assert starts == [0, 23, 47, 70, 94, 118, 141, 165, 188, 212]  # of 236
+
+
 @given(lengths, frames, strides, seeds)
 def test_strided_train(n, t, stride, seed):
   got = strided_train(np.random.default_rng(seed), n, frames=t, stride=stride)
@@ -173,13 +241,17 @@ def test_draws_are_those_of_earlier_versions():
     SAMPLERS[name]
     .train(np.random.default_rng(1), 100, frames=5, stride=8)
     .tolist()
-    for name in ("dense", "segments")
+    for name in ("dense", "dense_loop", "segments")
   ]
-  assert draws == [[30, 40, 50, 59, 69], [9, 30, 55, 78, 79]]
+  assert draws == [
+    [30, 40, 50, 59, 69],
+    [30, 40, 50, 59, 69],
+    [9, 30, 55, 78, 79],
+  ]
 
 
 def test_table():
-  assert set(SAMPLERS) == {"dense", "strided", "segments"}
+  assert set(SAMPLERS) == {"dense", "dense_loop", "strided", "segments"}
   for sampler in SAMPLERS.values():
     same = [
       sampler.train(np.random.default_rng(3), 90, frames=6, stride=4).tolist()

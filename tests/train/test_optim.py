@@ -396,6 +396,56 @@ def test_accumulation_equals_the_whole_batch(micro_batches, weight):
   assert int(stats["seen"]) == int(stats1["seen"]) == B
 
 
+def test_a_partial_group_is_divided_by_the_whole_number():
+  """As PyTorch's loop steps at the end of an epoch: mean by mean."""
+  micro_batches, weight = 4, np.ones(B)
+  weight[[0, 1, 2]] = 0.0  # unreadable clips, in micro-batches 0, 1 and 2
+  weight[3::4] = 0.0  # micro-batch 3 is missing
+  params, stats, batch = problem(weight)
+  (loss, (stats, aux)), gradients = accumulate_gradients(
+    loss_and_grad,
+    params,
+    stats,
+    batch,
+    jax.random.key(0),
+    micro_batches=micro_batches,
+    partial=True,
+  )
+  total = np.zeros((C, K))
+  losses = []
+  for number in range(3):
+    rows = [r for r in range(number, B, micro_batches) if weight[r]]
+    x = np.asarray(batch["x"], np.float64)[rows]
+    label = np.asarray(batch["label"])[rows]
+    logits = x @ np.asarray(params["kernel"], np.float64)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    target = 0.9 * np.eye(K)[label] + 0.1 / K
+    losses += (-(target * np.log(p)).sum(1)).tolist()
+    total += x.T @ (p - target) / len(rows)
+  np.testing.assert_allclose(gradients["kernel"], total / 4, atol=1e-6)
+  # What is reported is the mean over the clips that there are.
+  np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-6)
+  assert 0 <= float(aux["accuracy"]) <= 1
+  assert int(stats["seen"]) == 3 * B / 4
+
+
+def test_a_whole_group_of_equal_weights_is_the_mean():
+  params, stats, batch = problem(np.ones(B))
+  ours, theirs = (
+    accumulate_gradients(
+      loss_and_grad,
+      params,
+      stats,
+      batch,
+      jax.random.key(0),
+      micro_batches=4,
+      partial=partial,
+    )
+    for partial in (True, False)
+  )
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
 def test_micro_batches_have_keys_of_their_own():
   (_, (_, aux)), _ = accumulated([1.0] * B, 2)
   keys = jax.random.split(jax.random.key(0), 2)

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from configs import laps_motion
 from configs.xvit_motion import get_config
 from tests import oracles
 from vidjax.models.registry import create_model
@@ -197,3 +198,18 @@ def test_the_state_is_donated():
   assert state.step.is_deleted()
   assert int(new.step) == 1
   assert set(metrics) == {"loss", "accuracy", "gradient_norm", "lr"}
+
+
+@pytest.mark.parametrize(
+  ("clips", "accumulate", "groups", "warns"),
+  [(8, 1, 1, False), (8, 2, 4, True), (1, 1, 1, True), (8, 4, 1, False)],
+)
+def test_batch_norm_over_single_clips_warns(
+  clips, accumulate, groups, warns, caplog
+):
+  config = laps_motion.get_config("smoke")
+  config.data.batch_size = clips
+  config.train.update({"accumulate": accumulate, "mixup_group": 1})
+  config.model.bn_groups = groups
+  build(config, total_steps=10, steps_per_epoch=5)
+  assert ("statistics over a single clip" in caplog.text) == warns

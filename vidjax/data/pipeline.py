@@ -19,6 +19,7 @@ from jaxtyping import Int, UInt8
 from vidjax.checks import Config, one_of
 from vidjax.data.augment import RECIPES, erase_box
 from vidjax.data.decode import Transform, Video, VideoError
+from vidjax.data.epochs import Epochs, whole_micro_batches
 from vidjax.data.geometry import CROPS, ResizeCut, eval_crops, resize
 from vidjax.data.manifest import Clip, Manifest
 from vidjax.data.sampling import SAMPLERS
@@ -118,9 +119,20 @@ class Batches(Iterator[Batch]):
     self._batches.close()
 
 
-def steps_per_epoch(manifest: Manifest, batch_size: int) -> int:
-  """Whole batches in the split, at least 1."""
-  return max(len(manifest.clips) // batch_size, 1)
+def steps_per_epoch(
+  manifest: Manifest, batch_size: int, micro_batch: int | None = None
+) -> int:
+  """Whole batches in the split, at least 1.
+
+  Args:
+    manifest: the split.
+    batch_size: clips of a batch.
+    micro_batch: clips of the micro-batches of epochs that end with what is left
+      (`train_batches`): their last batch counts too.
+  """
+  if micro_batch is None:
+    return max(len(manifest.clips) // batch_size, 1)
+  return -(-whole_micro_batches(manifest, micro_batch) // batch_size)
 
 
 def train_batches(
@@ -129,6 +141,7 @@ def train_batches(
   *,
   seed: int,
   start_step: int = 0,
+  micro_batch: int | None = None,
   host: int = 0,
   hosts: int = 1,
 ) -> Batches:
@@ -137,12 +150,21 @@ def train_batches(
   A video that cannot be read is replaced by up to three others in turn, then by
   zeros of weight 0.
 
+  One epoch follows the other without a gap: a batch may hold clips of both. If
+  `micro_batch` is given they are kept apart: an epoch is as many micro-batches
+  as there are whole ones (the rest of the clips is left out), and its last
+  batch is filled up with micro-batches of weight 0.
+
   Args:
     manifest: the split to train on.
     config: the `data` part of the configuration; `batch_size` is over all
       hosts.
     seed: of the order and of every draw.
     start_step: number of batches to skip; costs nothing.
+    micro_batch: clips of each of the m micro-batches of a batch, over all
+      hosts, whose number divides it; None to join epochs. Micro-batch i is
+      clips i, i + m, i + 2m, ... of each host's part
+      (`vidjax.train.optim.accumulate_gradients`).
     host: which part of each batch to return.
     hosts: number of parts; part h holds clips h, h + hosts, ... of the batch.
 
@@ -156,13 +178,15 @@ def train_batches(
     TooManyBadVideosError: while iterating, see `BadVideos`.
   """
   bad = BadVideos(manifest, config.max_bad_share)
-  clips = (
-    grain.MapDataset.range(len(manifest.clips))
-    .seed(seed)
-    .shuffle()
-    .repeat()
-    .random_map(_TrainClip(manifest, config, bad, seed))
-  )
+  make = _TrainClip(manifest, config, bad, seed)
+  clips = grain.MapDataset.range(len(manifest.clips)).seed(seed).shuffle()
+  if micro_batch is None:
+    clips = clips.repeat().random_map(make)
+  else:
+    clips = clips[: whole_micro_batches(manifest, micro_batch)].random_map(make)
+    clips = Epochs(
+      clips, config.batch_size, micro_batch, hosts, make.nothing
+    ).repeat()
   batches = _share(clips, config.batch_size, host, hosts)[start_step:]
   return Batches(_prefetch(batches, config), bad)
 
@@ -263,8 +287,14 @@ class _TrainClip:
     self._augment = self._recipe.build(seed)
     self._never_flipped = frozenset(config.no_flip_labels)
 
+  def nothing(self, label: int = 0) -> Batch:
+    """Returns an example of weight 0."""
+    c = self._config
+    shape = (c.frames, c.image_size, c.image_size, 3)
+    return _train_example(np.zeros(shape, np.uint8), label, weight=0.0)
+
   def __call__(self, index: int, rng: np.random.Generator) -> Batch:
-    clips, c = self._manifest.clips, self._config
+    clips = self._manifest.clips
     original = index
     for _ in range(1 + _SUBSTITUTES):
       self._bad.saw(index)
@@ -273,8 +303,7 @@ class _TrainClip:
       except VideoError as error:
         self._bad.add(index, clips[index], error)
       index = int(rng.integers(len(clips)))
-    nothing = np.zeros((c.frames, c.image_size, c.image_size, 3), np.uint8)
-    return _train_example(nothing, clips[original].label, weight=0.0)
+    return self.nothing(clips[original].label)
 
   def _example(self, clip: Clip, rng: np.random.Generator) -> Batch:
     c = self._config

@@ -56,4 +56,6 @@ VISFORMER_MODELS: dict[str, ModelSpec] = {
   "visformer_s_joint_k400": _laps(SMALL, 400, 8, {"op": "joint"}),
   "laps_visformer_motion": _laps(MOTION, 12),
   "visformer_2d_motion": _laps(MOTION, 12, 8, {"op": "none"}),
+  "visformer_la_motion": _laps(MOTION, 12, 8, LEAP | {"shift": "none"}),
+  "visformer_ps_motion": _laps(MOTION, 12, 8, LEAP | {"levels": (None,)}),
 }

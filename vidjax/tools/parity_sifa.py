@@ -9,6 +9,7 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 from jaxtyping import DTypeLike
+from ml_collections import ConfigDict
 
 from vidjax.models.resnet import Bottleneck, ResNet, mean_prediction
 from vidjax.models.swin import Swin
@@ -24,6 +25,7 @@ from vidjax.tools.golden import (
   largest_error,
   relative_error,
 )
+from vidjax.train.gradual_cosine import gradual_cosine
 from vidjax.train.losses import cross_entropy
 from vidjax.weights.keys import KeyTable
 from vidjax.weights.sifa import (
@@ -375,6 +377,29 @@ def run_transfer(case: Case) -> Result:
   return Result(max(errors) if same else float("inf"))
 
 
+def run_schedule(case: Case) -> Result:
+  """The learning rates of two recipes, relative to the largest."""
+  recipes = {"k400": (0.04, 1), "ssv1": (0.02, 5)}  # base rate, warm-up
+  per_epoch = case.official["iters_per_epoch"]
+  errors = []
+  for name, (base, warmup) in recipes.items():
+    stored = case.arrays[name]
+    rates = gradual_cosine(
+      ConfigDict(
+        {
+          "base_lr": base,
+          "warmup_epochs": warmup,
+          "warmup_factor": 0.01,
+          "final_lr": 1e-6,
+        }
+      ),
+      len(stored) / per_epoch,
+      per_epoch,
+    )(np.arange(len(stored)))
+    errors.append(relative_error(np.asarray(rates), stored))
+  return Result(max(errors))
+
+
 def _maps(x: np.ndarray, dtype: DTypeLike = jnp.float32) -> jax.Array:
   return jnp.asarray(rearrange(x, MAPS), dtype)
 
@@ -413,4 +438,5 @@ KINDS = {
   "sifa_net": run_net,
   "sifa_swin": run_swin,
   "init_transfer": run_transfer,
+  "lr_schedule": run_schedule,
 }

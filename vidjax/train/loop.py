@@ -15,6 +15,8 @@ from vidjax.data.source import open_splits
 from vidjax.evaluate import make_evaluator
 from vidjax.train.checkpoint import Checkpoints
 from vidjax.train.durations import in_steps
+from vidjax.train.optim import micro_batch_size
+from vidjax.train.precise import make_precise_statistics
 from vidjax.train.preempt import StopSignal
 from vidjax.train.prefetch import DevicePrefetch
 from vidjax.train.results import prepare_workdir, write_results
@@ -43,7 +45,8 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
 
   A work directory that holds checkpoints is continued from the newest one,
   exactly: same data, same random draws. After a step the order is: check,
-  log, evaluation, checkpoint, stop signal, and only then the next batch.
+  log, precise statistics, evaluation, checkpoint, stop signal, and only then
+  the next batch.
 
   Args:
     config: complete configuration (configs/common.py).
@@ -60,7 +63,10 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   # --- data and durations
   prepare_workdir(workdir, config)
   train_split, eval_split = open_splits(config, workdir)
-  epoch = count_steps_per_epoch(train_split, config.data.batch_size)
+  micro_batch = _micro_batch(config)
+  epoch = count_steps_per_epoch(
+    train_split, config.data.batch_size, micro_batch
+  )
 
   total = in_steps("train.", config.train, epoch)
   eval_every = in_steps("eval.every_", config.eval, epoch)
@@ -68,6 +74,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
 
   # --- model, state, evaluation
   run = build(config, total, epoch)
+  refine = make_precise_statistics(run, config, train_split)
   evaluate = make_evaluator(run.definition, config, eval_split, run.mesh)
   peak = peak_flops(jax.devices()[0].device_kind, config.dtype)
   with (
@@ -106,6 +113,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         config.data,
         seed=config.seed,
         start_step=start,
+        micro_batch=micro_batch,
         host=jax.process_index(),
         hosts=jax.process_count(),
       ) as host_batches,
@@ -129,6 +137,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
           writer.write(step, {f"train/{k}": v for k, v in rates.items()})
         with progress.paused():
           if evaluates:
+            state = refine(state)
             evaluation = evaluate(state.eval_params, state.stats)
             writer.write(step, evaluation.metrics)
             progress.note(f"step {step}: {evaluation.describe()}")
@@ -165,7 +174,9 @@ def evaluate_only(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   """
   prepare_workdir(workdir, config)
   train_split, eval_split = open_splits(config, workdir)
-  epoch = count_steps_per_epoch(train_split, config.data.batch_size)
+  epoch = count_steps_per_epoch(
+    train_split, config.data.batch_size, _micro_batch(config)
+  )
   run = build(config, in_steps("train.", config.train, epoch), epoch)
   with _open_checkpoints(workdir, config) as checkpoints:
     step = checkpoints.best_step() or checkpoints.latest_step()
@@ -182,6 +193,13 @@ def evaluate_only(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   return write_results(
     workdir, config, run, evaluation, eval_split, step=step, began=began
   )
+
+
+def _micro_batch(config: Config) -> int | None:
+  """Returns the clips of a micro-batch if epochs are to be kept apart."""
+  if not config.train.partial_groups:
+    return None
+  return micro_batch_size(config.data.batch_size, config.train.accumulate)
 
 
 def _open_checkpoints(workdir: pathlib.Path, config: Config) -> Checkpoints:

@@ -222,6 +222,7 @@ def accumulate_gradients(
   key: jax.Array,
   *,
   micro_batches: int,
+  partial: bool = False,
 ) -> tuple[Any, Tree]:
   """Calls a loss and gradient function on a batch, one part after the other.
 
@@ -239,6 +240,9 @@ def accumulate_gradients(
     batch: arrays whose first axis is b; "weight" (b) counts the examples.
     key: of this step; each micro-batch has a key of its own.
     micro_batches: m, which divides b.
+    partial: whether micro-batches without any weight are missing ones (the last
+      step of an epoch in PyTorch's loop): they leave the statistics alone, and
+      the gradient is the sum of the means of the others divided by m.
 
   Returns:
     What the function returns for the whole batch.
@@ -257,27 +261,31 @@ def accumulate_gradients(
   micro = jax.tree.map(strided, batch)
   weight = micro["weight"].astype(jnp.float32).sum(axis=1)
   shares = weight / jnp.maximum(weight.sum(), jnp.finfo(jnp.float32).tiny)
+  portions = jnp.full_like(shares, 1 / micro_batches) if partial else shares
   keys = jax.random.split(key, micro_batches)
 
   def body(carry, part):
-    stats, sums = carry
-    examples, key, share = part
-    (loss, (stats, aux)), gradients = loss_and_grad(
+    stats, values, sums = carry
+    examples, key, share, portion = part
+    (loss, (new_stats, aux)), gradients = loss_and_grad(
       params, stats, examples, key
     )
-    sums = jax.tree.map(
-      lambda s, x: s + share * x, sums, (loss, aux, gradients)
-    )
-    return (stats, sums), None
+    values = jax.tree.map(lambda s, x: s + share * x, values, (loss, aux))
+    sums = jax.tree.map(lambda s, x: s + portion * x, sums, gradients)
+    if partial:
+      new_stats = jax.tree.map(
+        lambda new, old: jnp.where(share > 0, new, old), new_stats, stats
+      )
+    return (new_stats, values, sums), None
 
   (loss, (_, aux)), gradients = jax.eval_shape(
     loss_and_grad, params, stats, jax.tree.map(lambda x: x[0], micro), keys[0]
   )
   zeros = jax.tree.map(
     lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)),
-    (loss, aux, gradients),
+    ((loss, aux), gradients),
   )
-  (stats, (loss, aux, gradients)), _ = jax.lax.scan(
-    body, (stats, zeros), (micro, keys, shares)
+  (stats, (loss, aux), gradients), _ = jax.lax.scan(
+    body, (stats, *zeros), (micro, keys, shares, portions)
   )
   return (loss, (stats, aux)), gradients

@@ -65,7 +65,9 @@ def build(config: Config, total_steps: int, steps_per_epoch: int) -> Run:
   mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
   _check_batches(config, mesh)
   model = abstract_model(config)
-  definition, params, _ = split(model)
+  definition, params, stats = split(model)
+  if stats:
+    _warn_of_single_clips(config)
   data = config.data
   video = jax.ShapeDtypeStruct(
     (1, data.frames, data.image_size, data.image_size, 3), "float32"
@@ -132,6 +134,24 @@ def _check_batches(config: Config, mesh: Mesh) -> None:
   check_batch("data.batch_size / train.accumulate", rows, mesh)
   if options.mixup_alpha:
     check_mixup(options.mixup_alpha, options.mixup_group, rows)
+
+
+def _warn_of_single_clips(config: Config) -> None:
+  """Warns if batch norm in training sees one clip at a time.
+
+  The last norm and the mean over the same values then give every clip the
+  same logits, and all gradients but the classifier's bias are zero.
+  """
+  parts = config.train.accumulate * config.model.get("bn_groups", 1)
+  if config.data.batch_size == parts:
+    logging.warning(
+      "batch norm takes its statistics over a single clip (data.batch_size=%d, "
+      "train.accumulate=%d, model.bn_groups=%d), from which a model that ends "
+      "with a batch norm learns nothing; use a larger batch or fewer parts",
+      config.data.batch_size,
+      config.train.accumulate,
+      config.model.get("bn_groups", 1),
+    )
 
 
 def abstract_model(config: Config) -> Any:

@@ -10,6 +10,7 @@ from einops import rearrange
 from flax import nnx
 
 from vidjax.checks import Config
+from vidjax.nn.batch_norm import Pooled, batch_statistics
 from vidjax.nn.functional import Tree, merge, split
 from vidjax.train.inputs import erase, normalise
 from vidjax.train.losses import cross_entropy, weighted_mean
@@ -45,23 +46,9 @@ def make_train_step(
   """
   options = config.train
 
-  def prepare(batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
-    video = normalise(batch["video"], config.data.mean, config.data.std)
-    if config.data.erase:
-      video = erase(video, batch["erase"])
-    if not options.mixup_alpha:
-      return video, batch["label"]
-    return mixup(
-      key,
-      video,
-      batch["label"],
-      alpha=options.mixup_alpha,
-      group=options.mixup_group,
-    )
-
   def loss(params, stats, batch: Batch, key: jax.Array):
     mix_key, dropout_key = jax.random.split(key)
-    video, targets = prepare(batch, mix_key)
+    video, targets = _prepare(config, batch, mix_key)
     if trains is not None:
       params = jax.tree.map(
         lambda p, t: p if t else jax.lax.stop_gradient(p), params, trains
@@ -83,6 +70,7 @@ def make_train_step(
       batch,
       key,
       micro_batches=options.accumulate,
+      partial=options.partial_groups,
     )
     updates, opt_state = optimizer.update(
       gradients, state.opt_state, state.params
@@ -105,6 +93,25 @@ def make_train_step(
       ema=ema,
     )
     return state, metrics
+
+  return step
+
+
+def make_statistics_step(
+  definition: Any, config: Config
+) -> Callable[..., Pooled]:
+  """Returns `(params, stats, batch, number) -> Pooled`, of one micro-batch.
+
+  The clips pass through the model as in a train step; `stats` gives only the
+  structure. The draws depend on the seed and the number of the micro-batch.
+  """
+
+  def step(params, stats, batch: Batch, number: jax.Array) -> Pooled:
+    key = jax.random.fold_in(jax.random.key(config.seed), number)
+    mix_key, dropout_key = jax.random.split(key)
+    video, _ = _prepare(config, batch, mix_key)
+    rngs = nnx.Rngs(dropout=dropout_key)
+    return batch_statistics(definition, params, stats, video, rngs=rngs)
 
   return step
 
@@ -147,3 +154,22 @@ def make_eval_step(
     return sums.update(scores, batch["label"], batch["mask"]), predictions
 
   return step
+
+
+def _prepare(
+  config: Config, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, Any]:
+  """Returns what the model sees in training, and the targets."""
+  video = normalise(batch["video"], config.data.mean, config.data.std)
+  if config.data.erase:
+    video = erase(video, batch["erase"])
+  options = config.train
+  if not options.mixup_alpha:
+    return video, batch["label"]
+  return mixup(
+    key,
+    video,
+    batch["label"],
+    alpha=options.mixup_alpha,
+    group=options.mixup_group,
+  )
