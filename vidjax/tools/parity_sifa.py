@@ -70,7 +70,7 @@ def build_swin(official: Mapping) -> Swin:
       depths=official["depths"],
       heads=official["num_heads"],
       window=(1, window, window),
-      mlp_ratio=official["mlp_ratio"],
+      mlp_ratio=float(official["mlp_ratio"]),
       patch_norm=False,
       temporal={
         "op": "interframe",

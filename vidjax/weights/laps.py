@@ -139,17 +139,18 @@ _BATCH_NORM = re.compile(r"(base_model\.(?:.*\.)?(?:norm\d?|stem\.1))\.(\w+)")
 def official_keys(
   state: Mapping[str, Float[np.ndarray, "..."]],
 ) -> dict[str, Float[np.ndarray, "..."]]:
-  """Renames the keys of a Visformer to those of the table.
+  """Renames the keys of a Visformer or ViT to those of its table.
 
   Takes state dicts of the official trainer (`module.base_model.`), of the image
-  model (bare keys) and of timm's `visformer_small`, whose batch norms are named
-  without `.bn`.
+  model and timm's `vit_*` (bare keys) and of timm's `visformer_*`, whose batch
+  norms are named without `.bn`.
   """
   result = {}
+  batch_norms = any(key.endswith(".running_mean") for key in state)
   for key, value in state.items():
     bare = key.removeprefix("module.").removeprefix("base_model.")
     renamed = f"base_model.{bare}"
-    found = _BATCH_NORM.fullmatch(renamed)
+    found = _BATCH_NORM.fullmatch(renamed) if batch_norms else None
     result[f"{found[1]}.bn.{found[2]}" if found else renamed] = value
   return result
 

@@ -1,0 +1,157 @@
+"""Stand-alone inter-frame attention (SIFA, Long et al. 2022, section 3).
+
+Every position p of frame t looks at K x K neighbours in frame t + 1, around p
+and moved by offsets:
+
+    A_k(p) = f_t[p] . S_k(p) / C            S_k(p): sample of f_t+1, bilinear
+    Y_t(p) = sum over k of A_k(p) S_k(p)    the last frame receives zero
+
+Outside of the map is zero. There are no projections, no heads and no softmax.
+
+Arrays are `(b, t, h, w, c)`; there are s = t - 1 pairs of frames. Neither form
+of the operation holds the K x K samples, or gathers: without offsets it is
+masked attention in small tiles (`vidjax.ops.neighbours`), and with them samples
+are products with hat functions (`vidjax.ops.hats`).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jax import lax
+from jaxtyping import Float, Int
+
+from vidjax.checks import at_least, one_of
+from vidjax.ops import hats
+from vidjax.ops.hats import Places, sampling_places
+from vidjax.ops.neighbours import attend_neighbours
+
+SCORES = ("scaled", "softmax")
+# Of positions with positions of a frame's map, held for a clip at a time.
+MOST_PRODUCTS = 2**19
+
+
+def displacements(kernel: int, dilation: int = 1) -> Int[np.ndarray, "n 2"]:
+  """Returns rows and columns from a position to its neighbours, row by row.
+
+  Args:
+    kernel: K; with an odd one the neighbours lie around the position.
+    dilation: distance of neighbours that lie side by side.
+
+  Raises:
+    ValueError: if an argument is below 1.
+  """
+  at_least(1, kernel=kernel, dilation=dilation)
+  first = (dilation * (kernel - 1) + 1) // 2
+  steps = dilation * np.arange(kernel) - first
+  return np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
+
+
+# Compiled as a function of its own, so that a count of operations sees it.
+@functools.partial(
+  jax.jit, static_argnames=("kernel", "dilation", "groups", "score")
+)
+def interframe_attention(
+  q: Float[jax.Array, "b t h w c"],
+  k: Float[jax.Array, "b t h w c"],
+  v: Float[jax.Array, "b t h w c"],
+  offsets: Float[jax.Array, "b s h w n 2"] | None = None,
+  *,
+  kernel: int = 3,
+  dilation: int = 1,
+  groups: int = 1,
+  score: str = "scaled",
+) -> Float[jax.Array, "b t h w c2"]:
+  """Returns what every frame receives from the next one.
+
+  In the paper q, k and v are the same map. Scores, sums and coordinates are
+  float32 at least.
+
+  Args:
+    q: maps whose frame t asks.
+    k: maps whose frame t + 1 is compared.
+    v: maps whose frame t + 1 is collected, at the same places.
+    offsets: rows and columns, in positions of the map, that each of the n =
+      K * K neighbours (`displacements`) lies away from its place in the grid;
+      those of the pair of frames (t, t + 1) are at t. Any size; None is zero.
+    kernel: K.
+    dilation: distance of neighbours that lie side by side.
+    groups: parts of the channels with scores of their own. Each collects all
+      channels: the result has c2 = groups * c, group after group.
+    score: "scaled", the product over C, or "softmax" over the neighbours of
+      the product over the root of a group's channels.
+
+  Raises:
+    ValueError: if an argument is unknown, or the groups do not divide the
+      channels.
+  """
+  one_of("score", score, SCORES)
+  grid = displacements(kernel, dilation)
+  t, c = q.shape[1], q.shape[-1]
+  if groups < 1 or c % groups:
+    raise ValueError(
+      f"{c} channels do not divide into {groups} groups; change one of them"
+    )
+  if t == 1:
+    return jnp.zeros((*q.shape[:-1], groups * c), q.dtype)
+
+  def weigh(products: jax.Array, allowed: np.ndarray) -> jax.Array:
+    if score == "scaled":
+      return jnp.where(allowed, products / c, 0)
+    logits = jnp.where(allowed, products * (groups / c) ** 0.5, -jnp.inf)
+    return jax.nn.softmax(logits, axis=-1)
+
+  query, key, value = q[:, :-1], k[:, 1:], v[:, 1:]
+  if offsets is None:
+    pairs = (
+      rearrange(x, "b s h w c -> (b s) h w c") for x in (query, key, value)
+    )
+    y = attend_neighbours(*pairs, grid, groups, weigh)
+    y = rearrange(y, "(b s) h w c -> b s h w c", b=len(q))
+  else:
+    y = _deformed(query, key, value, offsets, grid, groups, weigh)
+  return jnp.pad(y.astype(q.dtype), [(0, 0), (0, 1), *[(0, 0)] * 3])
+
+
+def _deformed(query, key, value, offsets, grid, groups, weigh) -> jax.Array:
+  """One pair of frames after the other, some rows of positions at a time.
+
+  A position is compared with the whole map, so products of all are more than
+  should be held at once; the backward pass computes them again.
+  """
+  height, width = query.shape[2:4]
+  rows = _rows_at_a_time(height, width)
+  places = sampling_places(offsets, grid)
+  query, *places = (
+    rearrange(x, "b s (r y) w c -> s r b y w c", y=rows)
+    for x in (query, *places)
+  )
+
+  def attend_pair(pair):
+    query, key, value, *places = pair
+
+    @jax.checkpoint
+    def attend(query, places):
+      products = hats.correlate(query, key, places, groups)
+      weights = weigh(products, np.True_)
+      return hats.aggregate(weights, value, places)
+
+    return lax.map(
+      lambda part: attend(part[0], Places(*part[1:])), (query, *places)
+    )
+
+  key, value = (jnp.moveaxis(x, 1, 0) for x in (key, value))
+  y = lax.map(attend_pair, (query, key, value, *places))
+  return rearrange(y, "s r b y w c -> b s (r y) w c")
+
+
+def _rows_at_a_time(height: int, width: int) -> int:
+  """The most rows that divide the map and keep the products few enough."""
+  fitting = [
+    rows
+    for rows in range(1, height + 1)
+    if height % rows == 0 and rows * width * height * width <= MOST_PRODUCTS
+  ]
+  return max(fitting, default=1)
