@@ -10,6 +10,7 @@ import pytest
 
 from tests import oracles
 from tests.models import tiny
+from vidjax.models.visformer import Visformer
 from vidjax.nn.functional import merge, split
 
 ORDER = [2, 0, 3, 1]  # of the frames; no rotation
@@ -35,6 +36,8 @@ PATCHES = {"op": "patch_shift"}
 TOKENS = {"op": "token_shift"}
 JOINT = {"op": "joint"}
 DIVIDED = {"op": "divided"}
+LEAP = {"op": "leap", "levels": (1, 2)}
+LEAP_ALONE = LEAP | {"shift": "none"}
 PAIRS = [
   Pair("vit", NONE, ordered=False),
   Pair("vit", MIXING, ordered=True),
@@ -43,19 +46,41 @@ PAIRS = [
   Pair("vit", TOKENS, ordered=True),
   Pair("vit", JOINT, ordered=False),
   Pair("vit", DIVIDED, ordered=False),
+  Pair("vit", LEAP, ordered=True),
   Pair("swin", NONE, ordered=False),
   Pair("swin", MIXING, ordered=True),
   Pair("swin", CHANNELS, ordered=True),
   Pair("swin", PATCHES, ordered=True),
   Pair("swin", DIVIDED, ordered=False),
   Pair("swin", NONE, ordered=True, options={"window": (2, 3, 3)}),
+  Pair("visformer", NONE, ordered=False),
+  Pair("visformer", MIXING, ordered=True),
+  Pair("visformer", CHANNELS, ordered=True),
+  Pair("visformer", PATCHES, ordered=True),
+  Pair("visformer", JOINT, ordered=False),
+  Pair("visformer", DIVIDED, ordered=False),
+  Pair("visformer", LEAP, ordered=True),
+  # It tells which frames are paired, though not which way time runs.
+  Pair("visformer", LEAP_ALONE, ordered=True),
 ]
+VISFORMER = {
+  "image_size": 48,
+  "stem_width": 4,
+  "dim": 16,
+  "depths": (1, 2, 2),
+  "heads": 2,
+  "conv_groups": 4,
+}
 # Backbones that know no time of their own: what tells the order is the plug,
 # or the bias of windows of several frames.
 BACKBONES = {
   "vit": functools.partial(tiny.vit, temporal_positions=0),
   "swin": functools.partial(tiny.swin, bias_frames=1, depths=(2,), heads=(2,)),
+  "visformer": functools.partial(
+    oracles.build, Visformer, tiny.CLASSES, scale=0.15, **VISFORMER
+  ),
 }
+SIDES = {"vit": 24, "swin": 24, "visformer": 48}
 
 
 @functools.cache
@@ -70,7 +95,8 @@ def run(index):
     return (logits**2).mean(), logits
 
   compiled = oracles.jit(jax.grad(loss, has_aux=True))
-  video = tiny.video(4, 24, 24)
+  side = SIDES[pair.backbone]
+  video = tiny.video(4, side, side)
   gradients, logits = compiled(params, video)
   _, again = compiled(params, video)
   _, permuted = compiled(params, video[:, ORDER])
@@ -100,7 +126,7 @@ def test_trains_every_parameter(index):
 @each
 def test_order_of_frames(index):
   logits, _, permuted, _ = run(index)
-  change = np.abs(logits - permuted).max()
+  change = np.abs(logits - permuted).max() / max(1, np.abs(logits).max())
   if PAIRS[index].ordered:
     assert change > 1e-3
   else:
@@ -132,6 +158,11 @@ def test_operations_differ():
       {},
       r"JointAttention makes keys of shape .* from tokens of shape .*, which "
       "attention in windows cannot follow; use it on a ViT, or windows that",
+    ),
+    (
+      LEAP,
+      {},
+      r"LeapAttention makes keys of shape .* use it on a ViT",
     ),
     (
       MIXING | {"summary_tokens": True},

@@ -68,7 +68,9 @@ def hat(
   ).astype(coordinates.dtype)
 
 
-def correlate(query: Map, key: Map, places: Places, groups: int = 1) -> Weights:
+def correlate(
+  query: Float[jax.Array, "b i j c"], key: Map, places: Places, groups: int = 1
+) -> Weights:
   """Returns the products of each position with the n samples of its own.
 
   Args:

@@ -105,10 +105,10 @@ def interframe_attention(
 
   query, key, value = q[:, :-1], k[:, 1:], v[:, 1:]
   if offsets is None:
-    pairs = (
+    query, key, value = (
       rearrange(x, "b s h w c -> (b s) h w c") for x in (query, key, value)
     )
-    y = attend_neighbours(*pairs, grid, groups, weigh)
+    y = attend_neighbours(query, key, value, grid, groups, weigh)
     y = rearrange(y, "(b s) h w c -> b s h w c", b=len(q))
   else:
     y = _deformed(query, key, value, offsets, grid, groups, weigh)
@@ -135,7 +135,7 @@ def _deformed(query, key, value, offsets, grid, groups, weigh) -> jax.Array:
     @jax.checkpoint
     def attend(query, places):
       products = hats.correlate(query, key, places, groups)
-      weights = weigh(products, np.True_)
+      weights = weigh(products, np.array(True))
       return hats.aggregate(weights, value, places)
 
     return lax.map(

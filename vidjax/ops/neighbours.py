@@ -91,7 +91,7 @@ def neighbours_in_tile(
     behind: width of the edge below and on the right.
   """
   rows, columns = (side + before + behind for side in sides)
-  own = np.stack(np.indices(sides), -1).reshape(-1, 1, 2)
+  own = np.moveaxis(np.indices(sides), 0, -1).reshape(-1, 1, 2)
   places = own + grid + before
   allowed = np.zeros((own.shape[0], rows * columns), bool)
   flat = places[..., 0] * columns + places[..., 1]
