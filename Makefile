@@ -5,6 +5,9 @@ RUN := $(VENV)/bin
 PIP := $(RUN)/python -m pip install --disable-pip-version-check --quiet
 DEMO := runs/demo
 SOURCES := vidjax configs tests benchmarks
+# Large pages: XLA takes and returns hundreds of megabytes at every step, and on
+# Linux a quarter of a large model's time on a CPU went into page faults.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: demo test lint format constraints clean
 

@@ -1,7 +1,8 @@
 """Times several models in turns in one process; what benchmarks share.
 
 A busy or throttled machine slows all sides alike, so that the ratio of the
-medians is what counts.
+medians is what counts. On Linux CPUs set GLIBC_TUNABLES=glibc.malloc.hugetlb=1:
+without large pages longer clips pay more than their share of page faults.
 """
 
 import argparse

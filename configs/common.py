@@ -100,7 +100,8 @@ def get_config() -> ml_collections.ConfigDict:
   )
   c.schedule = ml_collections.ConfigDict(
     {
-      "name": "cosine",  # or "epoch_cosine" or "steps" (train/schedule.py)
+      # "cosine", "epoch_cosine", "gradual_cosine" or "steps"
+      "name": "cosine",
       "base_lr": 0.03,
       "warmup_epochs": 5.0,
       "warmup_lr": 0.01,  # the rate at step 0 ("cosine")
@@ -173,11 +174,17 @@ def _smoke_visformer(model: Config) -> dict[str, Any]:
   }
 
 
+def _smoke_resnet(model: Config) -> dict[str, Any]:
+  del model
+  return {"dim": 4, "depths": (1, 1, 2, 2)}
+
+
 # By class: options that let two steps at 32 x 32 pixels take seconds.
 _SMOKE: dict[str, Callable[..., dict[str, Any]]] = {
   "ViT": _smoke_vit,
   "Swin": _smoke_swin,
   "Visformer": _smoke_visformer,
+  "ResNet": _smoke_resnet,
 }
 
 
@@ -243,7 +250,7 @@ def smoke(c: ml_collections.ConfigDict) -> None:
   c.model.update(
     {"num_classes": 12, "image_size": 32, **_SMOKE[backbone](c.model)}
   )
-  if "heads" in c.model.head:
+  if "heads" in c.model.get("head", {}):
     c.model.head.heads = 2
   c.motion.update({"train_clips": 24, "val_clips": 12, "size": 48})
   c.data.update(

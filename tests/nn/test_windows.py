@@ -42,7 +42,9 @@ def make_block(
     (frames, *window[1:]), HEADS, key_frame=key_frame, std=0.02, rngs=rngs
   )
   options |= {"window": window, "bias": bias, "dtype": dtype, "rngs": rngs}
-  return WindowBlock(shape, plug, mlp_ratio=2.0, **options)
+  return WindowBlock(
+    shape, plug, mlp_ratio=2.0, drop_whole_clips=True, **options
+  )
 
 
 def build(temporal, **options):

@@ -1,5 +1,7 @@
 """What all backbones share: features, head, logits; blocks run in turn."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -34,14 +36,30 @@ class Backbone(nnx.Module):
   ) -> Float[jax.Array, "b k"]:
     """Returns float32 logits of normalised clips.
 
+    Those of a model with several heads are the logarithm of the mean of their
+    probabilities, so that their softmax is the prediction.
+
     Args:
       video: RGB frames, normalised as the model's recipe does.
-      train: whether dropouts are active.
+      train: whether dropouts and the batch's own statistics are active.
       rngs: source of "dropout" keys; needed if any dropout is active.
+    """
+    return mean_prediction(self.head_logits(video, train=train, rngs=rngs))
+
+  def head_logits(
+    self,
+    video: Float[jax.Array, "b t h w 3"],
+    *,
+    train: bool = False,
+    rngs: nnx.Rngs | None = None,
+  ) -> tuple[Float[jax.Array, "b k"], ...]:
+    """Returns the float32 logits of each head; the loss is the sum of theirs.
+
+    All but SIFA-Net have one.
     """
     features = self.features(video, train=train, rngs=rngs)
     logits = self.head(features, train=train, rngs=rngs)
-    return logits.astype(jnp.float32)
+    return (logits.astype(jnp.float32),)
 
   def features(
     self,
@@ -73,3 +91,16 @@ class Backbone(nnx.Module):
     if self.remat == "block":
       apply = jax.checkpoint(apply)
     return apply(x, key)
+
+
+def mean_prediction(
+  logits: Sequence[Float[jax.Array, "b k"]],
+) -> Float[jax.Array, "b k"]:
+  """Returns the logarithm of the heads' mean probabilities.
+
+  A single head's logits are returned as they are.
+  """
+  if len(logits) == 1:
+    return logits[0]
+  log_p = jax.nn.log_softmax(jnp.stack(logits), axis=-1)
+  return jax.nn.logsumexp(log_p, axis=0) - jnp.log(len(logits))

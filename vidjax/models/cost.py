@@ -42,6 +42,8 @@ def _count(jaxpr: core.Jaxpr) -> int:
 
 
 def _count_equation(equation: core.JaxprEqn) -> int:
+  if equation.params.get("name") in _ELEMENT_WISE:
+    return 0
   counter = _COUNTERS.get(equation.primitive.name)
   if counter is not None:
     return counter(equation)
@@ -75,6 +77,8 @@ def _count_alternatives(equation: core.JaxprEqn) -> int:
   return max(_count(branch.jaxpr) for branch in equation.params["branches"])
 
 
+# Functions whose products stand for element-wise sums over a few neighbours.
+_ELEMENT_WISE = ("interframe_attention",)
 _COUNTERS = {
   "cond": _count_alternatives,
   "dot_general": _count_product,

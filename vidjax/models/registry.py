@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import DTypeLike
 
 from vidjax.models.backbone import Backbone
+from vidjax.models.sifa_models import SIFA_MODELS
 from vidjax.models.spec import ModelSpec
 from vidjax.models.swin_models import SWIN_MODELS
 from vidjax.models.visformer_models import VISFORMER_MODELS
@@ -19,6 +20,7 @@ MODELS: dict[str, ModelSpec] = {
   **VIT_MODELS,
   **SWIN_MODELS,
   **VISFORMER_MODELS,
+  **SIFA_MODELS,
 }
 
 

@@ -359,27 +359,6 @@ class ResNet(Backbone):
     self.dual_stage = nnx.List(stage(last, 1)) if dual_head else None
     self.dual_head = Classifier(out, num_classes, **head) if dual_head else None
 
-  def __call__(
-    self,
-    video: Float[jax.Array, "b t h w 3"],
-    *,
-    train: bool = False,
-    rngs: nnx.Rngs | None = None,
-  ) -> Float[jax.Array, "b k"]:
-    """Returns float32 logits of normalised clips.
-
-    With the dual head they are the logarithm of the mean of both heads'
-    probabilities, so that their softmax is the official prediction. The
-    official loss is the sum of both heads' (`head_logits`).
-
-    Args:
-      video: RGB frames, normalised as the model's recipe does.
-      train: whether dropouts and the batch's own statistics are active.
-      rngs: source of "dropout" keys; needed if any dropout is active.
-    """
-    logits = self.head_logits(video, train=train, rngs=rngs)
-    return mean_prediction(logits)
-
   def head_logits(
     self,
     video: Float[jax.Array, "b t h w 3"],
@@ -432,17 +411,6 @@ class ResNet(Backbone):
     for block in stage:
       x = run_block(block, x, recompute=self.remat == "block", train=train)
     return x
-
-
-def mean_prediction(logits: Sequence[Logits]) -> Float[jax.Array, "b k"]:
-  """Returns the logarithm of the heads' mean probabilities.
-
-  A single head's logits are returned as they are.
-  """
-  if len(logits) == 1:
-    return logits[0]
-  log_p = jax.nn.log_softmax(jnp.stack(logits), axis=-1)
-  return jax.nn.logsumexp(log_p, axis=0) - jnp.log(len(logits))
 
 
 def _kinds(depths: Sequence[int], blocks: Sequence[str]) -> list[list[str]]:

@@ -22,6 +22,7 @@ SWIN: dict[str, Any] = {
   "depths": (2, 2, 18, 2),
   "patch_size": (4, 4, 4),
   "patch_norm": False,
+  "drop_whole_clips": False,
   "bias_frames": 1,
   "bias_key_frame": "same",
   "head": {"kind": "average", "init_std": 0.02},

@@ -95,6 +95,8 @@ class Swin(Backbone):
     head: `{"kind": name, **arguments}` (`vidjax.models.heads`).
     dropout_rate: of the head.
     drop_path: rate in the last block; it grows linearly from 0.
+    drop_whole_clips: whether all frames of a clip drop a branch together (TPS,
+      Video Swin) or each for itself (SIFA).
     attention_dropout: rate of dropped attention weights.
     frozen_stages: how many parts, counted from the patch embedding, neither
       train nor drop: 0 none, 1 the embedding, 2 also the first stage, ...
@@ -127,6 +129,7 @@ class Swin(Backbone):
     head: Mapping[str, Any] = AVERAGE,
     dropout_rate: float = 0.5,
     drop_path: float = 0.1,
+    drop_whole_clips: bool = True,
     attention_dropout: float = 0.0,
     frozen_stages: int = 0,
     init_std: float = 0.02,
@@ -167,6 +170,7 @@ class Swin(Backbone):
         mlp_ratio=mlp_ratio,
         qkv_bias=qkv_bias,
         drop_path=float(rate),
+        drop_whole_clips=drop_whole_clips,
         attention_dropout=attention_dropout,
         **random,
       )

@@ -204,6 +204,7 @@ class AttentionBlock(ConvBlock):
     x = maps(self.temporal.before(tokens(x), grid, **random))
     y = tokens(self.norm1(x, train=train))
     y = self.attention(y, self.temporal, grid, **random)
+    y = self.temporal.branch(y, grid)
     x = x + self._drop(maps(y), **random)
     x = maps(self.temporal.after(tokens(x), grid, **random))
     return super().__call__(x, **random)

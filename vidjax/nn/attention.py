@@ -206,6 +206,7 @@ class Block(nnx.Module):
     random = {"train": train, "rngs": rngs}
     x = self.temporal.before(x, grid, **random)
     y = self.attend(self.norm1(x), grid, **random)
+    y = self.temporal.branch(y, grid)
     x = x + self._drop(y, **random)
     x = self.temporal.after(x, grid, **random)
     y = self.mlp(self.norm2(x))

@@ -89,7 +89,7 @@ class BatchNorm(nnx.Module):
         f"batch norm in training got {count} value for each channel; give it "
         "more clips, or fewer groups"
       )
-    values = parts.astype(jnp.float32)
+    values = parts.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(1, parts.ndim - 1))
     mean = values.mean(axis=axes, keepdims=True)
     var = jnp.square(values - mean).mean(axis=axes, keepdims=True)
@@ -98,7 +98,8 @@ class BatchNorm(nnx.Module):
 
   def _norm(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
     factor = self.scale[...] * lax.rsqrt(var + self.eps)
-    y = (x.astype(jnp.float32) - mean) * factor + self.bias[...]
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    y = (x - mean) * factor + self.bias[...]
     return y.astype(self.dtype)
 
   def _remember(self, mean: jax.Array, var: jax.Array, count: int):

@@ -8,6 +8,7 @@ from jaxtyping import DTypeLike
 
 from vidjax.checks import known_arguments, one_of
 from vidjax.nn.channel_shift import ChannelShift, TokenShift
+from vidjax.nn.interframe import InterFrame
 from vidjax.nn.leap import LeapAttention
 from vidjax.nn.mixing import Mixing
 from vidjax.nn.patch_shift import temporal_patch_shift
@@ -21,6 +22,7 @@ PLUGS: dict[str, Callable[..., Temporal]] = {
   "patch_shift": temporal_patch_shift,
   "token_shift": TokenShift,
   "leap": LeapAttention,
+  "interframe": InterFrame,
   "joint": JointAttention,
   "divided": DividedAttention,
 }

@@ -1,6 +1,6 @@
 """The plug: how a temporal operation enters a backbone's blocks.
 
-A block is `x += attention(norm(x)); x += mlp(norm(x))`. A plug may act at five
+A block is `x += attention(norm(x)); x += mlp(norm(x))`. A plug may act at six
 places, and every system is a plug that overrides one or two of them:
 
     before   the residual stream, ahead of the attention unit   (TokShift,
@@ -11,6 +11,8 @@ places, and every system is a plug that overrides one or two of them:
              and v, leap pairs, joint attention)
     output   what attention returns, ahead of its projection    (undoing a
              shift or a pairing, periodic shift)
+    branch   what the attention unit adds to the residual stream      (SIFA, as
+             the paper draws it)
     after    the residual stream, ahead of the MLP unit         (TokShift, SIFA)
 
 Tokens are `(b, t, n, c)` everywhere, channels head-major. In a backbone with
@@ -88,6 +90,11 @@ class Temporal(nnx.Module):
   ) -> Tokens:
     """Brings what attention returned back to `(b, frames, n, c)`."""
     del grid, frames
+    return y
+
+  def branch(self, y: Tokens, grid: Grid) -> Tokens:
+    """Changes what the attention unit adds to the residual stream."""
+    del grid
     return y
 
   def source_frames(self, frames: int, grid: Grid) -> Int[np.ndarray, "t n"]:

@@ -99,7 +99,7 @@ class WindowBlock(Block):
     bias: RelativeBias,
     **options: Any,
   ):
-    super().__init__(shape, temporal, drop_whole_clips=True, **options)
+    super().__init__(shape, temporal, **options)
     self.window = window
     t, h, w = window
     self.shift = (t // 2, h // 2, w // 2) if shape.place % 2 else (0, 0, 0)

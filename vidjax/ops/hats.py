@@ -6,8 +6,9 @@ outside of the map comes by itself. So the product of a query with a sample is
 the query's products with all positions, weighted by hats, and a weighted sum
 of samples is one weighted sum of all positions: two large matrix products and
 small ones, whatever the offsets. This is the form of inter-frame attention
-(`vidjax.ops.interframe`) with offsets; gathers, and even more so their
-gradients' scatters, are slow wherever XLA runs.
+(`vidjax.ops.interframe`) with offsets. The other one, gathers, has a scatter as
+its gradient: up to 28 x 28 positions it is slower to train, and it takes up to
+ten times the memory (benchmarks/interframe.py).
 """
 
 from typing import NamedTuple

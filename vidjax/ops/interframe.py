@@ -49,7 +49,8 @@ def displacements(kernel: int, dilation: int = 1) -> Int[np.ndarray, "n 2"]:
   return np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
 
 
-# Compiled as a function of its own, so that a count of operations sees it.
+# A program of its own by name, so that a count of multiply-adds can tell its
+# large products, which stand for sums over few neighbours, from a layer's.
 @functools.partial(
   jax.jit, static_argnames=("kernel", "dilation", "groups", "score")
 )

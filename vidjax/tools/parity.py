@@ -11,13 +11,14 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from vidjax.tools import parity_laps, parity_tps, parity_xvit
+from vidjax.tools import parity_laps, parity_sifa, parity_tps, parity_xvit
 from vidjax.tools.golden import Case, Result, find_cases, read_case
 
 FAMILIES: Mapping[str, Mapping[str, Callable[[Case], Result]]] = {
   "xvit": parity_xvit.KINDS,
   "tps": parity_tps.KINDS,
   "laps": parity_laps.KINDS,
+  "sifa": parity_sifa.KINDS,
 }
 
 

@@ -11,7 +11,8 @@ from flax import nnx
 from jaxtyping import DTypeLike
 from ml_collections import ConfigDict
 
-from vidjax.models.resnet import Bottleneck, ResNet, mean_prediction
+from vidjax.models.backbone import mean_prediction
+from vidjax.models.resnet import Bottleneck, ResNet
 from vidjax.models.swin import Swin
 from vidjax.nn.functional import Tree, merge, split
 from vidjax.nn.init import torch_init

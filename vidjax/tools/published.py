@@ -124,4 +124,63 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "published": {"K400": [80.4, None]},
     "views": "10x3",
   },
+  "sifa_r50_16f_k400": {
+    "published_params": 43_040_928,
+    "published_gmacs_per_view": 24.0,
+    "published": {"K400": [77.4, 93.3]},
+    "views": "10x3",
+  },
+  "sifa_r50_32f_k400": {
+    "published_params": 43_040_928,
+    "published_gmacs_per_view": 48.0,
+    "published": {"K400": [78.5, 93.6]},
+    "views": "10x3",
+  },
+  "sifa_r50_64f_k400": {
+    "published_params": 43_040_928,
+    "published_gmacs_per_view": 96.0,
+    "published": {"K400": [80.1, 94.4]},
+    "views": "10x3",
+  },
+  "sifa_r50_16f_ssv1": {
+    "published_params": 42_114_780,
+    "published": {"SSv1": [52.7, 81.9]},
+    "views": "1x3",
+  },
+  "sifa_r101_16f_k400": {
+    "published_params": 63_554_272,
+    "published_gmacs_per_view": 39.2,
+    "published": {"K400": [78.7, 94.0]},
+    "views": "10x3",
+  },
+  "sifa_r101_64f_k400": {
+    "published_params": 63_554_272,
+    "published_gmacs_per_view": 156.6,
+    "published": {"K400": [81.3, 95.2]},
+    "views": "10x3",
+  },
+  "c2d_r50_16f_k400": {
+    "published_params": 40_140_192,
+    "published_gmacs_per_view": 23.7,
+    "published": {"K400": [72.0, 90.3]},
+    "views": "10x3",
+  },
+  "sifa_swin_s_16f_k400": {
+    "published_params": 60_954_586,
+    "published_gmacs_per_view": 39.1,
+  },
+  "sifa_swin_b_16f_k400": {
+    "published_params": 108_134_216,
+    "published_gmacs_per_view": 68.9,
+  },
+  "sifa_swin_b_64f_k400": {
+    "published_params": 108_134_216,
+    "published_gmacs_per_view": 275.6,
+    "published": {"K400": [83.1, 95.7]},
+    "views": "4x3",
+  },
+  "sifa_swin_l_16f_k400": {
+    "published_params": 242_785_828,
+    "published_gmacs_per_view": 153.8,
+  },
 }

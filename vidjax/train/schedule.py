@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from vidjax.checks import Config, one_of
+from vidjax.train.gradual_cosine import gradual_cosine
 
 
 def learning_rate(
@@ -166,6 +167,7 @@ SCHEDULES: dict[str, Callable[[Config, float, int], optax.Schedule]] = {
   "cosine": cosine,
   "epoch_cosine": epoch_cosine,
   "steps": steps,
+  "gradual_cosine": gradual_cosine,
 }
 
 

@@ -10,6 +10,7 @@ from einops import rearrange
 from flax import nnx
 
 from vidjax.checks import Config
+from vidjax.models.backbone import mean_prediction
 from vidjax.nn.batch_norm import Pooled, batch_statistics
 from vidjax.nn.functional import Tree, merge, split
 from vidjax.train.inputs import erase, normalise
@@ -54,9 +55,17 @@ def make_train_step(
         lambda p, t: p if t else jax.lax.stop_gradient(p), params, trains
       )
     model = merge(definition, params, stats)
-    logits = model(video, train=True, rngs=nnx.Rngs(dropout=dropout_key))
-    losses = cross_entropy(logits, targets, options.label_smoothing)
-    hits = (logits.argmax(axis=-1) == batch["label"]).astype(jnp.float32)
+    heads = model.head_logits(
+      video, train=True, rngs=nnx.Rngs(dropout=dropout_key)
+    )
+    losses = jnp.stack(
+      [
+        cross_entropy(logits, targets, options.label_smoothing)
+        for logits in heads
+      ]
+    ).sum(axis=0)
+    prediction = mean_prediction(heads)
+    hits = (prediction.argmax(axis=-1) == batch["label"]).astype(jnp.float32)
     _, _, stats = split(model)
     aux = {"accuracy": weighted_mean(hits, batch["weight"])}
     return weighted_mean(losses, batch["weight"]), (stats, aux)

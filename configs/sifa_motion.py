@@ -1,0 +1,28 @@
+r"""A tiny SIFA-Net on the built-in motion clips, minutes on a CPU.
+
+Purpose: the small experiment beside the paper's (Long et al., CVPR 2022):
+attention from each frame to deformable neighbours in the next one, in a ResNet.
+
+    python -m vidjax.main --config=configs/sifa_motion.py --workdir=runs/sifa
+
+Variants (`--config=configs/sifa_motion.py:c2d`): `c2d`, the same ResNet without
+the attention and without global context. Its stem joins four frames, as the
+official one does, so it is not blind to their order. `smoke` is a two-step
+trial; join with commas.
+"""
+
+import ml_collections
+
+from configs import common
+
+MODELS = {"c2d": "c2d_motion"}
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+  """Returns the configuration of the small SIFA-Net or one of its variants."""
+  c = common.get_config()
+  c.name = "SIFA on motion clips"
+  common.set_model(c, "sifa_motion")
+  common.motion_recipe(c)
+  common.apply_variant(c, variant, MODELS)
+  return c
