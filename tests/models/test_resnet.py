@@ -8,13 +8,13 @@ import pytest
 from flax import nnx
 
 from tests import oracles
+from vidjax.models.backbone import mean_prediction
 from vidjax.models.resnet import (
   Bottleneck,
   ResNet,
   Stem,
   halve,
   larger,
-  mean_prediction,
 )
 from vidjax.models.sifa_models import SIFA_MODELS
 from vidjax.nn.functional import merge, split

@@ -14,6 +14,7 @@ from tests.oracles import jit
 from vidjax.data.manifest import load_manifest
 from vidjax.data.motion import write_motion_clips
 from vidjax.data.pipeline import train_batches
+from vidjax.models.backbone import Backbone
 from vidjax.nn.batch_norm import BatchNorm
 from vidjax.nn.functional import merge, split
 from vidjax.train.optim import make_optimizer
@@ -26,7 +27,7 @@ from vidjax.train.step import make_train_step
 ROWS, ACCUMULATE = 4, 2
 
 
-class Tiny(nnx.Module):
+class Tiny(Backbone):
   """Batch norm on pixels, a layer, batch norm, the mean, logits."""
 
   def __init__(self, rngs: nnx.Rngs):
@@ -35,9 +36,9 @@ class Tiny(nnx.Module):
     self.second = BatchNorm(5, groups=2, dtype=jnp.float32)
     self.head = nnx.Linear(5, 12, rngs=rngs)
 
-  def __call__(self, video, *, train=False, rngs=None):
+  def head_logits(self, video, *, train=False, rngs=None):
     x = jnp.square(self.layer(self.first(video, train=train)))
-    return self.head(self.second(x, train=train).mean(axis=(1, 2, 3)))
+    return (self.head(self.second(x, train=train).mean(axis=(1, 2, 3))),)
 
 
 def page(**train):

@@ -331,11 +331,18 @@ def _differences(
 
 def _checksums(flat: Mapping[Path, Any]) -> dict[str, int]:
   """Returns a number per array that any changed bit changes."""
-  sums = {"/".join(path): _bit_sum(leaf) for path, leaf in flat.items()}
-  return {name: int(value) for name, value in jax.device_get(sums).items()}
+  named = {"/".join(path): leaf for path, leaf in flat.items()}
+  sums = jax.device_get(_bit_sums(jax.block_until_ready(named)))
+  return {name: int(value) for name, value in sums.items()}
 
 
+# One program, not one for each array: simulated devices share a thread pool
+# that many collectives at once would exhaust.
 @jax.jit
+def _bit_sums(named: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  return {name: _bit_sum(x) for name, x in named.items()}
+
+
 def _bit_sum(x: jax.Array) -> jax.Array:
   """Returns the sum of the bit patterns modulo 2^32.
 
