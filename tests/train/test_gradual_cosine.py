@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from vidjax.train.gradual_cosine import gradual_cosine
+from vidjax.train.schedule import gradual_cosine
 
 
 def config(**changes):

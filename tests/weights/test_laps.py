@@ -7,11 +7,10 @@ from tests import oracles
 from vidjax.models.visformer import Visformer
 from vidjax.models.vit import ViT
 from vidjax.nn.functional import split
-from vidjax.weights.keys import WeightsError
+from vidjax.weights.keys import WeightsError, load
 from vidjax.weights.laps import (
   VISFORMER,
   VIT,
-  load,
   official_keys,
   resize_positions,
 )

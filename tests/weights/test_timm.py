@@ -8,7 +8,7 @@ from flax import nnx
 from vidjax.models.visformer import Visformer
 from vidjax.models.vit import ViT
 from vidjax.nn.functional import merge, split
-from vidjax.weights import laps
+from vidjax.weights import keys, laps
 
 AVERAGE = {"kind": "average", "init_std": 0.02}
 NONE = {"op": "none"}
@@ -30,7 +30,7 @@ def both_logits(name, model, table, **options):
     want = theirs(images).numpy()
   state = {k: v.numpy() for k, v in theirs.state_dict().items()}
   definition, params, stats = split(model)
-  params, stats = laps.load(table, laps.official_keys(state), params, stats)
+  params, stats = keys.load(table, laps.official_keys(state), params, stats)
   video = images.permute(0, 2, 3, 1)[:, None].numpy()
   run = jax.jit(lambda p, s, v: merge(definition, p, s)(v))
   return np.asarray(run(params, stats, video)), want

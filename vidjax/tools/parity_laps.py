@@ -30,8 +30,8 @@ from vidjax.tools.golden import (
 )
 from vidjax.train.losses import cross_entropy
 from vidjax.train.optim import make_optimizer
-from vidjax.weights.keys import KeyTable
-from vidjax.weights.laps import VISFORMER, VIT, load
+from vidjax.weights.keys import KeyTable, load
+from vidjax.weights.laps import VISFORMER, VIT
 
 # The official code's names of the variants.
 SHIFTS = {

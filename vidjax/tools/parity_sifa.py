@@ -26,8 +26,8 @@ from vidjax.tools.golden import (
   largest_error,
   relative_error,
 )
-from vidjax.train.gradual_cosine import gradual_cosine
 from vidjax.train.losses import cross_entropy
+from vidjax.train.schedule import gradual_cosine
 from vidjax.weights.keys import KeyTable
 from vidjax.weights.sifa import (
   BOTTLENECK,

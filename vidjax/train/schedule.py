@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from vidjax.checks import Config, one_of
-from vidjax.train.gradual_cosine import gradual_cosine
 
 
 def learning_rate(
@@ -130,6 +129,37 @@ def steps(
   def schedule(step):
     fallen = sum((jnp.asarray(step) >= fall).astype(jnp.int32) for fall in at)
     return jnp.asarray(rates, jnp.float32)[fallen] * warmup(step)
+
+  return schedule
+
+
+def gradual_cosine(
+  config: Config, epochs: float | int, steps_per_epoch: int
+) -> optax.Schedule:
+  """A straight line up to the base rate, then a cosine one step late (SIFA).
+
+  At the steps 0 ... W of the warm-up the rate goes in a straight line from
+  `base_lr * warmup_factor` to `base_lr`. The cosine starts at step W + 1 with
+  `base_lr` again, so that it is one step behind and does not quite reach
+  `final_lr`.
+
+  Args:
+    config: base_lr, warmup_epochs, warmup_factor, final_lr.
+    epochs: of the training.
+    steps_per_epoch: optimiser steps of one epoch.
+
+  Raises:
+    ValueError: if a rate is not a number of 0 or more, or warmup_factor is not
+      in [0, 1].
+  """
+  _check_rates(config, "base_lr", "final_lr")
+  ramp = linear_warmup(config, steps_per_epoch)
+  warmup = config.warmup_epochs * steps_per_epoch
+  length = max(epochs * steps_per_epoch - warmup, 1)
+
+  def schedule(step):
+    late = _cosine(config, jnp.asarray(step) - warmup - 1, length)
+    return jnp.where(step <= warmup, config.base_lr * ramp(step), late)
 
   return schedule
 

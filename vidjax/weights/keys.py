@@ -16,6 +16,8 @@ from einops import EinopsError, rearrange
 from flax import traverse_util
 from jaxtyping import Float
 
+from vidjax.nn.functional import Tree
+
 Array = Float[np.ndarray, "..."]
 
 
@@ -99,6 +101,15 @@ def norm_rules(source: str, target: str) -> list[Rule]:
   return [
     Rule(f"{source}.weight", f"{target}/scale"),
     Rule(f"{source}.bias", f"{target}/bias"),
+  ]
+
+
+def batch_norm_rules(source: str, target: str) -> list[Rule]:
+  """Weight, bias and running statistics of a batch norm."""
+  return [
+    *norm_rules(source, target),
+    Rule(f"{source}.running_mean", f"{target}/mean"),
+    Rule(f"{source}.running_var", f"{target}/var"),
   ]
 
 
@@ -214,3 +225,27 @@ class KeyTable:
       else:
         raise WeightsError(f"the parameter {path} has no official key")
     return result
+
+
+def load(
+  table: KeyTable, source: Mapping[str, Any], params: Tree, stats: Tree
+) -> tuple[Tree, Tree]:
+  """Fills parameters and running statistics from a state dict.
+
+  Args:
+    table: of the weights' family.
+    source: official keys to arrays, PyTorch layout.
+    params: only shapes and dtypes are read, as of the next.
+    stats: running statistics.
+
+  Raises:
+    WeightsError: listing every unknown, missing and mis-shaped key.
+  """
+  flat = [traverse_util.flatten_dict(tree, sep="/") for tree in (params, stats)]
+  template = traverse_util.unflatten_dict(flat[0] | flat[1], sep="/")
+  filled = traverse_util.flatten_dict(table.load(source, template), sep="/")
+  new_params, new_stats = (
+    traverse_util.unflatten_dict({path: filled[path] for path in tree}, sep="/")
+    for tree in flat
+  )
+  return new_params, new_stats

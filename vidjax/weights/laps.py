@@ -11,17 +11,16 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from flax import traverse_util
 from jaxtyping import Float
 
 from vidjax.models.visformer import PATCHES, grid_sides
-from vidjax.nn.functional import Tree
 from vidjax.ops.position import resize_grid
 from vidjax.weights.keys import (
   Ignored,
   KeyTable,
   Rule,
   Transform,
+  batch_norm_rules,
   block_rules,
   linear_rules,
   norm_rules,
@@ -52,15 +51,6 @@ def patch_conv(side: int) -> Transform:
     lambda x: rearrange(x, "o i p q -> (p q i) o"),
     lambda x: rearrange(x, "(p q i) o -> o i p q", p=side, q=side),
   )
-
-
-def batch_norm_rules(source: str, target: str) -> list[Rule]:
-  """Weight, bias and running statistics of a batch norm."""
-  return [
-    *norm_rules(source, target),
-    Rule(f"{source}.running_mean", f"{target}/mean"),
-    Rule(f"{source}.running_var", f"{target}/var"),
-  ]
 
 
 def _stage_rules(number: int) -> list[Rule]:
@@ -175,27 +165,3 @@ def resize_positions(
       resized = resize_grid(jnp.asarray(table), (side, side), scale)
       result[key] = MAP.inverse(np.asarray(resized))
   return result
-
-
-def load(
-  table: KeyTable, source: Mapping[str, Any], params: Tree, stats: Tree
-) -> tuple[Tree, Tree]:
-  """Fills parameters and running statistics from a state dict.
-
-  Args:
-    table: `VISFORMER` or `VIT`.
-    source: official keys to arrays, PyTorch layout.
-    params: only shapes and dtypes are read, as of the next.
-    stats: running statistics.
-
-  Raises:
-    WeightsError: listing every unknown, missing and mis-shaped key.
-  """
-  flat = [traverse_util.flatten_dict(tree, sep="/") for tree in (params, stats)]
-  template = traverse_util.unflatten_dict(flat[0] | flat[1], sep="/")
-  filled = traverse_util.flatten_dict(table.load(source, template), sep="/")
-  new_params, new_stats = (
-    traverse_util.unflatten_dict({path: filled[path] for path in tree}, sep="/")
-    for tree in flat
-  )
-  return new_params, new_stats

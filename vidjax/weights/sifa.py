@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Float, Shaped
 
 from vidjax.nn.functional import Tree
-from vidjax.weights import laps
+from vidjax.weights import keys
 from vidjax.weights.keys import (
   LINEAR,
   Ignored,
@@ -17,12 +17,12 @@ from vidjax.weights.keys import (
   Rule,
   Transform,
   WeightsError,
+  batch_norm_rules,
   block_rules,
   linear_rules,
   norm_rules,
   tubes,
 )
-from vidjax.weights.laps import batch_norm_rules
 from vidjax.weights.tps import bias_table
 
 CONV = Transform(
@@ -167,7 +167,7 @@ def load(
           "weights, and vidjax has no other correlation; convert weights that "
           "were made by the official code"
         )
-  return laps.load(table, state, params, stats)
+  return keys.load(table, state, params, stats)
 
 
 def _third_frame(
