@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from benchmarks.side_by_side import interleave, ratios, temporary_bytes
-from vidjax.ops.hats import sampling_places
+from vidjax.ops.bilinear import sampling_places
 from vidjax.ops.interframe import displacements, interframe_attention
 
 FRAMES = 4

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import oracles
-from vidjax.ops import hats, interframe
+from vidjax.ops import corners, hats, interframe
 from vidjax.ops.interframe import displacements, interframe_attention
 
 B, T, H, W, C = 2, 3, 4, 5, 6
@@ -296,6 +298,74 @@ def test_hat():
   expected[3, 0] = 1  # -0.5 fades in; at -1 it has left
   expected[5, 3] = expected[6, 3] = -1
   np.testing.assert_array_equal(slopes, expected)
+
+
+def sampling_case():
+  """Numbers, weights and places in, on and outside of every border."""
+  rng = np.random.default_rng(0)
+  size = (5, 7)
+  special = np.array([-1, -0.5, 0, 2, 4, 4.5, 5, 6.25, 7, -1e30, np.inf])
+  rows, columns = rng.choice(special, (2, 2, 6, 9))
+  rows[0], columns[1] = rng.uniform(-2, 8, (2, 6, 9))
+  numbers = rng.normal(size=(2, 6, 3, *size))
+  weights = rng.normal(size=(2, 6, 3, 9))
+  return [jnp.asarray(x, "f4") for x in (numbers, weights, rows, columns)]
+
+
+def test_hats_and_corners_agree():
+  """The CPU's form and the other platforms', with all of their gradients."""
+  numbers, weights, rows, columns = sampling_case()
+  for name, first, ct in [
+    ("sample", numbers, weights),
+    ("spread", weights, numbers),
+  ]:
+    size = {"size": (5, 7)} if name == "spread" else {}
+    results = []
+    for form in (hats, corners):
+      apply = functools.partial(getattr(form, name), **size)
+      y, pull = jax.vjp(apply, first, rows, columns)
+      results.append((y, *pull(ct)))
+    for one, other in zip(*results, strict=True):
+      np.testing.assert_allclose(one, other, atol=2e-6)
+
+
+@pytest.mark.parametrize("form", [hats, corners])
+def test_corners_equal_the_loop(form):
+  numbers, weights, rows, columns = sampling_case()
+  want = np.zeros(weights.shape)
+  spread = np.zeros(numbers.shape)
+  for b, p, n in np.ndindex(rows.shape):
+    for y, x in np.ndindex(5, 7):
+      share = max(0, 1 - abs(y - rows[b, p, n]))
+      share *= max(0, 1 - abs(x - columns[b, p, n]))
+      want[b, p, :, n] += share * numbers[b, p, :, y, x]
+      spread[b, p, :, y, x] += share * weights[b, p, :, n]
+  got = form.sample(numbers, rows, columns)
+  np.testing.assert_allclose(got, want, atol=2e-6)
+  got = form.spread(weights, rows, columns, (5, 7))
+  np.testing.assert_allclose(got, spread, atol=2e-6)
+
+
+@pytest.mark.parametrize("form", [hats, corners])
+def test_nan_places_are_visible(form):
+  numbers, weights, rows, columns = sampling_case()
+  rows = rows.at[0, 3, 2].set(jnp.nan)
+  columns = jnp.zeros_like(columns)
+  sampled = np.asarray(form.sample(numbers, rows, columns))
+  assert np.isnan(sampled[0, 3, :, 2]).all()
+  assert np.isnan(sampled).sum() == 3
+  spread = np.asarray(form.spread(weights, rows, columns, (5, 7)))
+  assert np.isnan(spread[0, 3]).any()
+  assert np.isfinite(np.delete(spread[0], 3, axis=0)).all()
+
+
+def test_huge_offsets_give_nothing_and_nan_shows():
+  x = jnp.asarray(maps(0))
+  offsets = jnp.full((B, T - 1, H, W, 9, 2), 1e30)
+  assert not np.asarray(attend(x, x, x, offsets)).any()
+  y = np.asarray(attend(x, x, x, offsets.at[0, 0, 1, 2, 4].set(jnp.nan)))
+  assert np.isnan(y[0, 0, 1, 2]).all()
+  assert np.isfinite(y[0, 1:]).all()
 
 
 @pytest.mark.parametrize("deformed", [False, True])

@@ -11,7 +11,7 @@ Outside of the map is zero. There are no projections, no heads and no softmax.
 Arrays are `(b, t, h, w, c)`; there are s = t - 1 pairs of frames. Neither form
 of the operation holds the K x K samples, or gathers: without offsets it is
 masked attention in small tiles (`vidjax.ops.neighbours`), and with them samples
-are products with hat functions (`vidjax.ops.hats`).
+are taken of products (`vidjax.ops.bilinear`).
 """
 
 import functools
@@ -24,8 +24,7 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from vidjax.checks import at_least, one_of
-from vidjax.ops import hats
-from vidjax.ops.hats import Places, sampling_places
+from vidjax.ops.bilinear import Places, aggregate, correlate, sampling_places
 from vidjax.ops.neighbours import attend_neighbours
 
 SCORES = ("scaled", "softmax")
@@ -135,9 +134,9 @@ def _deformed(query, key, value, offsets, grid, groups, weigh) -> jax.Array:
 
     @jax.checkpoint
     def attend(query, places):
-      products = hats.correlate(query, key, places, groups)
+      products = correlate(query, key, places, groups)
       weights = weigh(products, np.array(True))
-      return hats.aggregate(weights, value, places)
+      return aggregate(weights, value, places)
 
     return lax.map(
       lambda part: attend(part[0], Places(*part[1:])), (query, *places)

@@ -18,7 +18,7 @@ from vidjax.nn.functional import Tree, merge, split
 from vidjax.nn.init import torch_init
 from vidjax.nn.interframe import InterFrame
 from vidjax.nn.temporal import BlockShape
-from vidjax.ops import hats
+from vidjax.ops import bilinear
 from vidjax.ops.interframe import displacements, interframe_attention
 from vidjax.tools.golden import (
   Case,
@@ -330,15 +330,15 @@ def _correlate(
 ) -> jax.Array:
   """Products of weighted channels: neighbour by neighbour, which is exact."""
   t = query.shape[1]
-  places = hats.sampling_places(
+  places = bilinear.sampling_places(
     rearrange(offsets, "b t h w n o -> (b t) h w n o"), grid
   )
   key = rearrange(key, "b t h w c -> (b t) h w c")
   products = []
   for number, each in enumerate(rearrange(weight, "t i j c -> (i j) t 1 1 c")):
-    only = hats.Places(*(x[..., number, None] for x in places))
+    only = bilinear.Places(*(x[..., number, None] for x in places))
     weighted = rearrange(query * each, "b t h w c -> (b t) h w c")
-    products.append(hats.correlate(weighted, key, only, groups))
+    products.append(bilinear.correlate(weighted, key, only, groups))
   joined = jnp.concatenate(products, axis=-1)
   return rearrange(joined, "(b t) h w g n -> b t h w g n", t=t)
 
@@ -347,10 +347,10 @@ def _aggregate(
   weights: jax.Array, value: jax.Array, offsets: jax.Array, grid: np.ndarray
 ) -> jax.Array:
   t = value.shape[1]
-  y = hats.aggregate(
+  y = bilinear.aggregate(
     rearrange(weights, "b t h w g n -> (b t) h w g n"),
     rearrange(value, "b t h w c -> (b t) h w c"),
-    hats.sampling_places(
+    bilinear.sampling_places(
       rearrange(offsets, "b t h w n o -> (b t) h w n o"), grid
     ),
   )
