@@ -1,17 +1,19 @@
 """Times several models in turns in one process; what benchmarks share.
 
 A busy or throttled machine slows all sides alike, so that the ratio of the
-medians is what counts. On Linux CPUs set GLIBC_TUNABLES=glibc.malloc.hugetlb=1:
-without large pages longer clips pay more than their share of page faults.
+medians is what counts. Beside it stands the ratio of the CPU seconds, which
+other processes disturb less; with an accelerator it says nothing.
 """
 
 import argparse
 import json
+import os
 import re
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,14 @@ from vidjax.models.registry import create_model
 from vidjax.nn.functional import merge, split
 
 PROGRAMS = ("forward", "train step")
+# On Linux, memory is kept between two runs, in large pages. Otherwise it goes
+# back to the system after each, and longer clips pay more than their share of
+# page faults: on a shared machine up to half of their time.
+_VARIABLE = "GLIBC_TUNABLES"
+_KEEP_MEMORY = (
+  "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
+  "glibc.malloc.trim_threshold=68719476736"
+)
 
 # Label of a row: options of the model, and frames.
 Table = Mapping[str, tuple[dict[str, Any], int]]
@@ -65,33 +75,57 @@ def temporary_bytes(compiled: Any) -> int:
   return compiled.memory_analysis().temp_size_in_bytes
 
 
+class Times(NamedTuple):
+  """Seconds of the runs of a program, without its first."""
+
+  wall: list[float]
+  cpu: list[float]
+
+
+class Ratios(NamedTuple):
+  """A program's time over another's."""
+
+  medians: float
+  minima: float
+  cpu: float  # of the fastest runs' CPU seconds
+
+
+def keep_memory() -> None:
+  """Starts the process again with an allocator that keeps its memory."""
+  if sys.platform == "linux" and os.environ.get(_VARIABLE) != _KEEP_MEMORY:
+    environment = os.environ | {_VARIABLE: _KEEP_MEMORY}
+    os.execve(sys.executable, sys.orig_argv, environment)
+
+
 def interleave(
   runs: Mapping[str, Callable[[], Any]], rounds: int
-) -> dict[str, list[float]]:
+) -> dict[str, Times]:
   """Times each run once a round, in turns; the first round is not counted."""
-  times: dict[str, list[float]] = {name: [] for name in runs}
+  times = {name: Times([], []) for name in runs}
   for number in range(rounds + 1):
     names = list(runs)
     for name in names if number % 2 else names[::-1]:
-      start = time.perf_counter()
+      start, used = time.perf_counter(), time.process_time()
       jax.block_until_ready(runs[name]())
       if number:
-        times[name].append(time.perf_counter() - start)
+        times[name].wall.append(time.perf_counter() - start)
+        times[name].cpu.append(time.process_time() - used)
   return times
 
 
-def ratios(
-  times: Mapping[str, list[float]], name: str, base: str
-) -> tuple[float, float]:
-  """Returns the ratio of the medians and that of the minima."""
-  return (
-    statistics.median(times[name]) / statistics.median(times[base]),
-    min(times[name]) / min(times[base]),
+def ratios(times: Mapping[str, Times], name: str, base: str) -> Ratios:
+  """Returns how a program's times compare with another's."""
+  one, other = times[name], times[base]
+  return Ratios(
+    medians=statistics.median(one.wall) / statistics.median(other.wall),
+    minima=min(one.wall) / min(other.wall),
+    cpu=min(one.cpu) / min(other.cpu),
   )
 
 
 def read_arguments(doc: str | None, model: str) -> argparse.Namespace:
   """Reads the arguments that benchmarks of models share."""
+  keep_memory()
   parser = argparse.ArgumentParser(description=doc)
   parser.add_argument("--model", default=model)
   parser.add_argument("--batch", type=int, default=1)
@@ -113,13 +147,7 @@ def compare(
   """
   built = {}
   for label, (options, frames) in table.items():
-    model = create_model(
-      arguments.model,
-      dtype=arguments.dtype,
-      dropout_rate=0.0,
-      drop_path=0.0,
-      **options,
-    )
+    model = create_model(arguments.model, dtype=arguments.dtype, **options)
     shape = (arguments.batch, frames, 224, 224, 3)
     video = jax.random.normal(jax.random.key(0), shape)
     built[label] = compile_program(model, what, video)
@@ -127,14 +155,13 @@ def compare(
   times = interleave(runs, arguments.rounds)
   rows = []
   for label, (program, _) in built.items():
-    ratio, best = ratios(times, label, base)
+    ratio = ratios(times, label, base)
     rows.append(
       {
         "program": what,
         "model": label,
-        "median_ms": 1e3 * statistics.median(times[label]),
-        "ratio_of_medians": ratio,
-        "ratio_of_minima": best,
+        "median_ms": 1e3 * statistics.median(times[label].wall),
+        "ratio": ratio._asdict(),
         "temporary_mib": temporary_bytes(program) / 2**20,
         "gathers": count_operations(program, "gather"),
         "scatters": count_operations(program, "scatter"),
@@ -142,7 +169,8 @@ def compare(
     )
     print(
       f"{what:<11} {label:<16} {rows[-1]['median_ms']:9.1f} ms, "
-      f"{ratio:.3f} of {base} (minima {best:.3f}), "
+      f"{ratio.medians:.3f} of {base} (minima {ratio.minima:.3f}, CPU "
+      f"{ratio.cpu:.3f}), "
       f"{rows[-1]['temporary_mib']:6.0f} MiB, "
       f"{rows[-1]['gathers']} gathers, {rows[-1]['scatters']} scatters",
       flush=True,
