@@ -5,17 +5,18 @@ attention from each frame to deformable neighbours in the next one, in a ResNet.
 
     python -m vidjax.main --config=configs/sifa_motion.py --workdir=runs/sifa
 
-Variants (`--config=configs/sifa_motion.py:c2d`): `c2d`, the same ResNet without
-the attention and without global context. Its stem joins four frames, as the
-official one does, so it is not blind to their order. `smoke` is a two-step
-trial; join with commas.
+The official stem joins four frames and so sees motion by itself. Variants
+(`--config=configs/sifa_motion.py:c2d`) take every frame on its own:
+`per_frame`, the same network, in which the attention alone (and not its global
+context) can tell the order of the frames; `c2d`, the ResNet without both.
+`smoke` is a two-step trial; join with commas.
 """
 
 import ml_collections
 
 from configs import common
 
-MODELS = {"c2d": "c2d_motion"}
+MODELS = {"per_frame": "sifa_per_frame_motion", "c2d": "c2d_motion"}
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -1,7 +1,7 @@
 """ResNet on video in four stages, with a temporal plug in its bottlenecks.
 
 With the "interframe" plug it is SIFA-Net (Long et al. 2022), with "none" its
-baseline. Frames meet in the stem, where four of them become one map, in the
+baseline. Frames meet in the stem, where a few of them become one map, in the
 plug, in global context blocks and in the pooling of the dual head; all other
 layers see each map on its own.
 """
@@ -42,7 +42,7 @@ SIFA = MappingProxyType(
   }
 )
 EXPANSION = 4  # channels of a bottleneck over those inside
-STEM_FRAMES = 4
+STEM_FRAMES = 4  # of the official code
 
 _EPS = 1e-5
 
@@ -51,19 +51,26 @@ Logits = Float[jax.Array, "b k"]
 
 
 class Stem(nnx.Module):
-  """Convolution of 4 x 7 x 7, batch norm, ReLU, maximum of 3 x 3.
+  """Convolution of 7 x 7 and some frames, batch norm, ReLU, maximum of 3 x 3.
 
-  Rows and columns are halved twice; four frames become one.
+  Rows and columns are halved twice; `frames` frames become one.
   """
 
   def __init__(
-    self, out: int, *, bn_groups: int, dtype: DTypeLike, rngs: nnx.Rngs
+    self,
+    frames: int,
+    out: int,
+    *,
+    bn_groups: int,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
   ):
+    self.frames = frames
     self.conv = Conv(
-      3 * STEM_FRAMES, out, 7, stride=2, padding=3, dtype=dtype, rngs=rngs
+      3 * frames, out, 7, stride=2, padding=3, dtype=dtype, rngs=rngs
     )
     # The kernel's fan-out counts its frames too.
-    self.conv.kernel[...] = self.conv.kernel[...] / STEM_FRAMES**0.5
+    self.conv.kernel[...] = self.conv.kernel[...] / frames**0.5
     self.norm = BatchNorm(out, eps=_EPS, groups=bn_groups, dtype=dtype)
 
   def __call__(
@@ -72,15 +79,15 @@ class Stem(nnx.Module):
     """Returns the maps that enter the first stage.
 
     Raises:
-      ValueError: if the frames are no multiple of four.
+      ValueError: if the frames are no multiple of those that are joined.
     """
     frames = video.shape[1]
-    if frames % STEM_FRAMES:
+    if frames % self.frames:
       raise ValueError(
-        f"the clip has {frames} frames, but the stem joins {STEM_FRAMES} of "
-        f"them at a time; use a multiple of {STEM_FRAMES}"
+        f"the clip has {frames} frames, but the stem joins {self.frames} of "
+        f"them at a time; use a multiple of {self.frames}"
       )
-    joined = rearrange(video, "b (t s) h w c -> b t h w (s c)", s=STEM_FRAMES)
+    joined = rearrange(video, "b (t s) h w c -> b t h w (s c)", s=self.frames)
     x = nnx.relu(self.norm(self.conv(joined), train=train))
     return halve(x)
 
@@ -264,7 +271,7 @@ class Classifier(nnx.Module):
 
 
 class ResNet(Backbone):
-  """ResNet with bottlenecks on every four frames of a clip.
+  """ResNet with bottlenecks on every few frames of a clip.
 
   Batch norm in training needs several clips in each group, as any ResNet does.
 
@@ -280,6 +287,7 @@ class ResNet(Backbone):
     temporal: the plug, `{"op": name, **arguments}` (`vidjax.nn.plugs`); it
       acts inside of the bottlenecks, on maps without attention, so that of its
       hooks `after` alone has a place.
+    stem_frames: frames that the stem joins; 1 keeps all frames apart.
     dual_head: whether a second last stage and classifier see the maps at twice
       the resolution, with pairs of frames joined by their maximum.
     bn_groups: parts of the batch with batch statistics of their own
@@ -303,6 +311,7 @@ class ResNet(Backbone):
     depths: Sequence[int] = (3, 4, 6, 3),
     blocks: Sequence[str] = ("B", "GB", "GB", "GB"),
     temporal: Mapping[str, Any] = SIFA,
+    stem_frames: int = STEM_FRAMES,
     dual_head: bool = True,
     bn_groups: int = 1,
     dropout_rate: float = 0.5,
@@ -310,7 +319,7 @@ class ResNet(Backbone):
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
   ):
-    at_least(1, num_classes=num_classes, dim=dim)
+    at_least(1, num_classes=num_classes, dim=dim, stem_frames=stem_frames)
     rates(dropout_rate=dropout_rate)
     kinds = _kinds(depths, blocks)
     self.image_size = image_size
@@ -328,7 +337,7 @@ class ResNet(Backbone):
     for plug in plugs:
       _check_plug(plug)
     parts = iter(zip(shapes, plugs, strict=True))
-    self.stem = Stem(dim, bn_groups=bn_groups, **random)
+    self.stem = Stem(stem_frames, dim, bn_groups=bn_groups, **random)
 
     def stage(number: int, stride: int) -> list[Bottleneck]:
       enters = dim if number == 0 else EXPANSION * dim * 2 ** (number - 1)
@@ -383,7 +392,7 @@ class ResNet(Backbone):
     train: bool = False,
     rngs: nnx.Rngs | None = None,
   ) -> Float[jax.Array, "b s c"]:
-    """Returns the mean of the main branch's maps of every four frames."""
+    """Returns the mean of the main branch's maps, one of every few frames."""
     del rngs
     return self._last_stage(self._trunk(video, train=train), train=train)
 
@@ -400,8 +409,8 @@ class ResNet(Backbone):
     if x.shape[1] < 2:
       raise ValueError(
         f"the dual head joins pairs of maps, but a clip of "
-        f"{STEM_FRAMES} frames has a single one; use "
-        f"{2 * STEM_FRAMES} frames or more, or dual_head=False"
+        f"{self.stem.frames} frames has a single one; use "
+        f"{2 * self.stem.frames} frames or more, or dual_head=False"
       )
     last = x.shape[1] // 2 * 2
     joined = larger(x[:, 0:last:2], x[:, 1:last:2])

@@ -91,5 +91,12 @@ SIFA_MODELS: dict[str, ModelSpec] = {
   "sifa_motion": _net(
     12, 8, temporal=dict(SIFA) | {"offset_init": "zero"}, **MOTION
   ),
-  "c2d_motion": _baseline("B", 12, 8, **MOTION),
+  "sifa_per_frame_motion": _net(
+    12,
+    8,
+    temporal=dict(SIFA) | {"offset_init": "zero"},
+    stem_frames=1,
+    **MOTION,
+  ),
+  "c2d_motion": _baseline("B", 12, 8, stem_frames=1, **MOTION),
 }
