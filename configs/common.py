@@ -23,6 +23,10 @@ def get_config() -> ml_collections.ConfigDict:
   c.dtype = "float32"  # compute dtype: "float32" or "bfloat16"
   c.remat = "none"  # "none", or "block": recompute each block's activations
 
+  # Weights that a new run starts from (a continued one has its own): pretrained
+  # folder, Hub repository, weights file or work directory.
+  c.init_from = ""
+
   # The registered model and every argument of its class that may be changed.
   c.model = ml_collections.ConfigDict()
 
@@ -35,16 +39,22 @@ def get_config() -> ml_collections.ConfigDict:
       "batch_size": 64,  # clips per optimiser step, over all devices
       "frames": 16,
       "image_size": 224,
-      # "dense", "dense_loop", "strided" or "segments" (data/sampling.py)
+      # "dense", "dense_loop", "strided", "segments" or "snippets"
+      # (data/sampling.py)
       "sampling": "dense",
       "stride": 16,  # native frames between two samples (not "segments")
-      "crop": "multiscale",  # "multiscale", "jitter", "shift" or "resized"
+      "segments": 1,  # parts of the video that frames come from ("snippets")
+      # "multiscale", "jitter", "shift", "resized" or "inception"
+      # (data/geometry.py)
+      "crop": "multiscale",
       "jitter": (256, 320),  # short side is drawn from this range ("jitter")
       "resize_side": 256,  # short side before the box is cut ("resized")
+      # Range of the box as a share of the frame ("resized", "inception").
+      "area": (0.08, 1.0),
       "flip": 0.0,  # probability of a horizontal flip
       "no_flip_labels": (),  # classes that are never flipped
-      # "none", "v0", "photometric", "imgaug" or "rand-m7-n4-mstd0.5-inc1"
-      # (data/augment.py)
+      # "none", "v0", "photometric", "imgaug", "rand-m7-n4-mstd0.5-inc1",
+      # "moco_v2" or "rand16-n2-m27" (data/augment.py)
       "auto_augment": "none",
       "erase": 0.0,  # probability of random erasing
       "mean": (0.5, 0.5, 0.5),  # of pixels scaled to [0, 1]
@@ -117,7 +127,8 @@ def get_config() -> ml_collections.ConfigDict:
       "batch_size": 16,  # videos per step, over all devices
       "clips": 1,
       "crops": 3,
-      "crop_style": "slowfast",  # or "mmaction" (data/geometry.py)
+      # "slowfast", "mmaction" or "torchvision" (data/geometry.py)
+      "crop_style": "slowfast",
       "short_side": 0,  # of the frames that are cropped; 0 = the image size
       "fusion": "logits",  # of the views: sum of "logits" or mean "softmax"
       "every_epochs": 1.0,
@@ -175,8 +186,11 @@ def _smoke_visformer(model: Config) -> dict[str, Any]:
 
 
 def _smoke_resnet(model: Config) -> dict[str, Any]:
-  del model
-  return {"dim": 4, "depths": (1, 1, 2, 2)}
+  return {
+    "dim": 4,
+    "depths": (1, 1, 2, 2),
+    "bn_groups": min(model.bn_groups, 2),
+  }
 
 
 # By class: options that let two steps at 32 x 32 pixels take seconds.
@@ -272,17 +286,28 @@ def smoke(c: ml_collections.ConfigDict) -> None:
   c.checkpoint.update({"every_epochs": 0.0, "every_steps": 2})
 
 
+def _change_model(
+  c: ml_collections.ConfigDict, change: str | Mapping[str, Any]
+) -> None:
+  if isinstance(change, str):
+    set_model(c, change)
+  else:
+    with c.unlocked():  # a plug's defaults are not among its options
+      c.model.update(change)
+
+
 def apply_variant(
   c: ml_collections.ConfigDict,
   variant: str,
-  models: Mapping[str, str] | None = None,
+  models: Mapping[str, str | Mapping[str, Any]] | None = None,
 ) -> None:
   """Applies a page's comma-separated variants.
 
   Args:
     c: the page.
     variant: "", "smoke" or names of `models`, joined by commas.
-    models: variant to the registered model that it puts in place.
+    models: variant to the registered model that it puts in place, or to the
+      options of the model that it changes.
 
   Raises:
     ValueError: if a variant is unknown.
@@ -291,7 +316,7 @@ def apply_variant(
   for name in filter(None, variant.split(",")):
     if name in models:
       c.name += f", {name}"
-      set_model(c, models[name])
+      _change_model(c, models[name])
     elif name == "smoke":
       smoke(c)
     else:

@@ -16,7 +16,8 @@ from vidjax.train.run import abstract_model, build
 PAGES = sorted(
   path.stem
   for path in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py")
-  if path.stem not in ("__init__", "common", "laps_recipe", "tps_recipe")
+  if path.stem not in ("__init__", "common")
+  and not path.stem.endswith("_recipe")
 )
 MOTION_VARIANTS = ("spatial", "joint", "timesformer", "tsm", "tokshift")
 

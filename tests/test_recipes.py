@@ -3,12 +3,14 @@
 import importlib
 
 import jax
+import numpy as np
+import optax
 import pytest
 
-from configs import tps_recipe
+from configs import sifa_recipe, tps_recipe
 from vidjax.checks import Config
 from vidjax.nn.functional import split
-from vidjax.train.optim import decay_mask, lr_factors
+from vidjax.train.optim import decay_mask, lr_factors, make_optimizer
 from vidjax.train.run import abstract_model
 
 
@@ -200,10 +202,100 @@ LAPS_PAGES = {
     "schedule.base_lr": 0.24,
   },
 }
+# Long et al. 2022: 4 devices, 4 micro-batches whose gradients are summed.
+SIFA = {
+  "data.image_size": 224,
+  "data.crop": "inception",
+  "data.area": (0.2, 1.0),
+  "data.sampling": "snippets",
+  "data.stride": 1,
+  "data.segments": 1,
+  "data.flip": 0.5,
+  "data.auto_augment": "moco_v2",
+  "data.erase": 0.0,
+  "data.mean": (0.485, 0.456, 0.406),
+  "data.std": (0.229, 0.224, 0.225),
+  "model.dropout_rate": 0.5,
+  "train.label_smoothing": 0.0,
+  "train.mixup_alpha": 0.0,
+  "train.ema_decay": 0.0,
+  "train.partial_groups": False,
+  "schedule.name": "gradual_cosine",
+  "schedule.warmup_factor": 0.01,
+  "eval.clips": 1,
+  "eval.crops": 1,
+  "eval.crop_style": "torchvision",
+  "eval.short_side": 0,
+  "eval.fusion": "softmax",
+}
+SIFA_NET = SIFA | {
+  "model.bn_groups": 4,
+  "model.dual_head": True,
+  "model.blocks": ("B", "GB", "GB", "GB"),
+  "model.temporal.stages": (1, 2, 3),
+  "model.temporal.offsets": "rescaled",
+  "train.epochs": 64,
+  "train.accumulate": 4,
+  "optimizer.name": "sgd",
+  "optimizer.momentum": 0.9,
+  "optimizer.nesterov": False,
+  "optimizer.no_decay": (),
+}
+SIFA_K400 = SIFA_NET | {
+  "model.num_classes": 400,
+  "train.clip_norm": 10.0,
+  "optimizer.weight_decay": 2.5e-5,
+  "schedule.base_lr": 0.16,
+  "schedule.final_lr": 4e-6,
+  "schedule.warmup_epochs": 1.0,
+  "eval.every_epochs": 10.0,
+}
+SIFA_PAGES = {
+  f"sifa_r{layers}_k400_{frames}": SIFA_K400
+  | {
+    "model.name": f"sifa_r{layers}_{frames}f_k400",
+    "model.depths": (3, 4, 6 if layers == 50 else 23, 3),
+    "data.frames": frames,
+    "data.batch_size": 24 * 16 // frames * 4 * 4,
+  }
+  for layers in (50, 101)
+  for frames in (16, 32, 64)
+} | {
+  "sifa_ssv1": SIFA_NET
+  | {
+    "model.name": "sifa_r50_16f_ssv1",
+    "model.num_classes": 174,
+    "data.frames": 16,
+    "data.batch_size": 24 * 4 * 4,
+    "data.segments": 16,
+    "data.flip": 0.0,
+    "train.clip_norm": 40.0,
+    "optimizer.weight_decay": 1e-4,
+    "schedule.base_lr": 0.02,
+    "schedule.final_lr": 1e-6,
+    "schedule.warmup_epochs": 5.0,
+    "eval.every_epochs": 1.0,
+  },
+  "sifa_swin_b_k400": SIFA
+  | {
+    "model.name": "sifa_swin_b_64f_k400",
+    "model.drop_path": 0.5,
+    "data.frames": 64,
+    "data.stride": 2,
+    "data.batch_size": 64,
+    "train.epochs": 30,
+    "train.clip_norm": 40.0,
+    "optimizer.name": "adamw",
+    "optimizer.weight_decay": 0.05,
+    "schedule.base_lr": 3e-4,
+    "schedule.warmup_epochs": 2.5,
+  },
+}
 RECIPES = {
   **{page: XVIT | recipe for page, recipe in XVIT_PAGES.items()},
   **TPS_PAGES,
   **LAPS_PAGES,
+  **SIFA_PAGES,
 }
 
 
@@ -251,3 +343,82 @@ def test_parameter_groups_of_patch_shift(groups):
     else:
       assert factor == (1.0 if head else 0.1), path
       assert decays[path] == (not (table or norm)), path
+
+
+@pytest.mark.parametrize(
+  ("page", "rate", "loss_weight"),
+  [("sifa_r50_k400_16", 0.04, 4), ("sifa_ssv1", 0.02, 1)],
+)
+@pytest.mark.parametrize("size", [1.0, 30.0])
+def test_steps_of_sifa_are_those_of_the_official_loop(
+  page, rate, loss_weight, size
+):
+  """Loss times weight / 4, gradients of 4 micro-batches summed, clipped at 40.
+
+  Ours are averaged; the larger of the two gradients is clipped.
+  """
+  config = get_config(page)
+  rng = np.random.default_rng(0)
+  start = rng.normal(size=7).astype(np.float32)
+  ours = {"kernel": jax.numpy.asarray(start)}
+  optimizer = make_optimizer(
+    config.optimizer,
+    lambda step: config.schedule.base_lr,
+    ours,
+    clip_norm=config.train.clip_norm,
+  )
+  state = optimizer.init(ours)
+  theirs, momentum = start.astype(np.float64), np.zeros(7)
+  for _ in range(4):
+    micro = size * rng.normal(size=(4, 7))
+    total = (micro * loss_weight / 4).sum(0)
+    total = total * min(1, 40 / (np.linalg.norm(total) + 1e-6))
+    momentum = 0.9 * momentum + total + 1e-4 * theirs
+    theirs = theirs - rate * momentum
+    mean = {"kernel": jax.numpy.asarray(micro.mean(0), jax.numpy.float32)}
+    updates, state = optimizer.update(mean, state, ours)
+    ours = optax.apply_updates(ours, updates)
+  np.testing.assert_allclose(ours["kernel"], theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_intended_augmentation_of_sifa():
+  config = get_config("sifa_ssv1", "intended")
+  assert config.data.auto_augment == "rand16-n2-m27"
+  assert config.name.endswith(", intended augmentation")
+
+
+@pytest.mark.parametrize("name", sifa_recipe.ABLATIONS)
+def test_ablations_of_sifa_build(name):
+  config = get_config("sifa_r50_k400_16", name)
+  assert config.model.bn_groups == 4
+  assert config.name.endswith(f", {name}")
+  plain = get_config("sifa_r50_k400_16").model
+  assert config.model.to_dict() != plain.to_dict()
+  config.model.update({"depths": (1, 1, 1, 2), "dual_head": False})
+  _, params, _ = split(abstract_model(config))
+  assert params
+
+
+@pytest.mark.parametrize(
+  ("variant", "offsets"),
+  [
+    ("", [512, 512, 256, 128]),
+    ("res5", [512, 512]),
+    ("res4-5", [512, 512, 256]),
+    ("res2-5", [512, 512, 256, 128, 64]),
+    ("regular", []),
+    ("c2d", []),
+  ],
+)
+def test_stages_of_the_ablations_of_sifa(variant, offsets):
+  """Channels of the convolutions that predict offsets, in both last stages."""
+  config = get_config("sifa_r50_k400_16", variant)
+  config.model.depths = (2, 2, 2, 2)
+  model = abstract_model(config)
+  blocks = [b for stage in model.stages for b in stage] + list(model.dual_stage)
+  found = [
+    block.temporal.attention.offset.conv.kernel.shape
+    for block in blocks
+    if getattr(getattr(block.temporal, "attention", None), "offset", None)
+  ]
+  assert sorted((shape[-2] for shape in found), reverse=True) == offsets

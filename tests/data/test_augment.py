@@ -7,9 +7,11 @@ import pytest
 
 from vidjax.data import augment
 from vidjax.data.auto_augment import auto_augment
+from vidjax.data.colour import moco_v2
 from vidjax.data.imgaug import ImgAug
 from vidjax.data.photometric import photometric
 from vidjax.data.rand_augment import rand_augment
+from vidjax.data.rand_augment16 import RandAugment16
 
 
 def test_recipes_and_their_places():
@@ -19,12 +21,18 @@ def test_recipes_and_their_places():
     "photometric": False,
     "imgaug": True,
     "rand-m7-n4-mstd0.5-inc1": True,
+    "moco_v2": True,
+    "rand16-n2-m27": True,
   }
+  last = {name for name, r in augment.RECIPES.items() if r.flip_last}
+  assert last == {"moco_v2", "rand16-n2-m27"}
   built = {name: r.build(3) for name, r in augment.RECIPES.items()}
   assert built["v0"] is auto_augment
   assert built["photometric"] is photometric
   assert built["rand-m7-n4-mstd0.5-inc1"] is rand_augment
   assert isinstance(built["imgaug"], ImgAug)
+  assert built["moco_v2"] is moco_v2
+  assert built["rand16-n2-m27"] == RandAugment16(count=2, magnitude=27)
 
 
 def test_no_recipe_changes_and_draws_nothing():

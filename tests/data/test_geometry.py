@@ -14,12 +14,15 @@ from vidjax.data.geometry import (
   ResizeCut,
   ResizeCutResize,
   eval_crops,
+  inception,
   jitter,
   multiscale,
   resize,
+  resize_antialiased,
   resized,
   shift,
   short_side,
+  short_side_exact,
   short_side_rounded,
 )
 
@@ -186,6 +189,79 @@ def test_resized_falls_back_to_the_central_square():
   assert {c.box for c in crops} == {(195, 0, 10, 10)}
 
 
+def test_resized_takes_the_range_of_the_area():
+  crops = draws(resized, 90, 90, 400, size=8, short=300, area=(0.2, 0.3))
+  shares = [c.box[2] * c.box[3] / 300**2 for c in crops]
+  assert 0.195 < min(shares) < 0.21
+  assert 0.29 < max(shares) < 0.305
+
+
+@given(sides, sides, seeds)
+def test_inception_is_the_box_of_resized(height, width, seed):
+  c = inception(
+    np.random.default_rng(seed), height, width, size=24, area=(0.2, 1)
+  )
+  assert c.size == 24
+  other = resized(
+    np.random.default_rng(seed),
+    height,
+    width,
+    size=24,
+    short=min(height, width),
+    area=(0.2, 1),
+  )
+  box = (c.top, c.left, c.height, c.width)
+  side = min(height, width)
+  if other.box != ((height - side) // 2, (width - side) // 2, side, side):
+    assert box == other.box
+  assert 0 <= c.top <= height - c.height
+  assert 0 <= c.left <= width - c.width
+
+
+@pytest.mark.parametrize(
+  ("height", "width", "box"),
+  [
+    (10, 400, (0, 193, 10, 13)),
+    (401, 10, (194, 0, 13, 10)),
+    (37, 900, (0, 425, 37, 49)),
+    (90, 12, (37, 0, 16, 12)),
+    (100, 130, (0, 0, 100, 130)),
+    (33, 49, (0, 2, 33, 44)),
+  ],
+)
+def test_inception_falls_back_to_the_largest_central_box(height, width, box):
+  """The boxes of torchvision; no box of twice the frame fits."""
+  (c,) = draws(inception, height, width, 1, size=8, area=(2, 2))
+  assert (c.top, c.left, c.height, c.width) == box
+
+
+@given(sides, sides, st.integers(32, 80))
+def test_evaluation_of_torchvision(height, width, short):
+  """Its Resize and CenterCrop on an image of Pillow."""
+  frame = picture(height, width)
+  (crop,) = eval_crops(
+    height, width, size=32, crops=1, style="torchvision", short=short
+  )
+  long = int(short * max(height, width) / min(height, width))
+  size = (short, long) if height > width else (long, short)
+  scaled = np.asarray(
+    Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)
+  )
+  top, left = (round((side - 32) / 2.0) for side in scaled.shape[:2])
+  want = scaled[top : top + 32, left : left + 32]
+  np.testing.assert_array_equal(crop(frame), want)
+
+
+def test_resize_antialiased():
+  # Columns of a checkerboard average out; plain bilinear scaling keeps them.
+  frame = np.zeros((32, 48, 3), np.uint8)
+  frame[:, ::2] = 200
+  got = resize_antialiased(frame, 8, 12)
+  assert got.shape == (8, 12, 3)
+  assert np.abs(got.astype(int) - 100).max() < 10
+  np.testing.assert_array_equal(resize_antialiased(frame, 32, 48), frame)
+
+
 def test_resize_cut_resize():
   frame = picture(20, 30)
   crop = ResizeCutResize(height=24, width=36, box=(3, 5, 10, 14), size=16)
@@ -284,6 +360,21 @@ def test_short_side_0_is_the_size(height, width, size):
     ) == eval_crops(height, width, size=size, crops=3, style=style)
 
 
+def test_eval_crops_of_torchvision():
+  # 34 x 61 with squares of 32: 1 and 14.5 pixels, halves to even.
+  crops = eval_crops(68, 123, size=32, crops=3, style="torchvision", short=34)
+  assert [(c.top, c.left) for c in crops] == [(1, 0), (1, 14), (1, 29)]
+  assert all(c.antialias for c in crops)
+  assert not eval_crops(68, 123, size=32, crops=1)[0].antialias
+
+
+@given(sides, sides, st.integers(8, 256))
+def test_short_side_exact(height, width, short):
+  h, w = short_side_exact(height, width, short)
+  assert min(h, w) == short
+  assert max(h, w) == int(short * max(height, width) / min(height, width))
+
+
 def test_eval_crops_style():
   with pytest.raises(
     ValueError, match=r"eval\.crop_style is 'ten'.*'mmaction'"
@@ -333,7 +424,12 @@ def test_resize_cut():
 
 
 def options(**changes):
-  base = {"image_size": 32, "jitter": (36, 40), "resize_side": 48}
+  base = {
+    "image_size": 32,
+    "jitter": (36, 40),
+    "resize_side": 48,
+    "area": (0.08, 1),
+  }
   return types.SimpleNamespace(**base | changes)
 
 
@@ -346,9 +442,21 @@ def test_table(name):
 
 
 def test_names_of_the_table():
-  assert set(CROPS) == {"multiscale", "jitter", "shift", "resized"}
+  assert set(CROPS) == {"multiscale", "jitter", "shift", "resized", "inception"}
   rng = np.random.default_rng(0)
   assert CROPS["resized"](options(resize_side=36))(rng, 50, 70).height == 36
+  for name in ("resized", "inception"):
+    crop = CROPS[name](options(area=[1, 1]))
+    assert crop.keywords["area"] == (1, 1)
+
+
+@pytest.mark.parametrize("area", [(0, 1), (0.5, 0.2), (0.2, 1.5)])
+@pytest.mark.parametrize("name", ["resized", "inception"])
+def test_wrong_area(name, area):
+  with pytest.raises(
+    ValueError, match=r"data\.area is \(.*above 0 and at most"
+  ):
+    CROPS[name](options(area=area))
 
 
 @pytest.mark.parametrize(
@@ -363,6 +471,13 @@ def test_names_of_the_table():
       [ResizeCut(80, 112, 12, 45, 64), ResizeCut(73, 102, 7, 36, 64)],
     ),
     ("shift", [ResizeCut(73, 102, 4, 19, 64), ResizeCut(73, 102, 7, 37, 64)]),
+    (
+      "resized",
+      [
+        ResizeCutResize(48, 67, (0, 2, 37, 48), 64),
+        ResizeCutResize(48, 67, (3, 10, 35, 43), 64),
+      ],
+    ),
   ],
 )
 def test_draws_are_those_of_earlier_versions(name, want):

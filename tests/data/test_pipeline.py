@@ -37,6 +37,8 @@ def config(**changes):
     "crop": "shift",
     "jitter": (28, 34),
     "resize_side": 32,
+    "area": (0.08, 1),
+    "segments": 1,
     "flip": 0.0,
     "no_flip_labels": (),
     "auto_augment": "none",
@@ -93,6 +95,7 @@ def assert_same(a, b):
       np.testing.assert_array_equal(x[key], y[key], err_msg=key)
 
 
+CROPPED = ["imgaug", "rand-m7-n4-mstd0.5-inc1", "moco_v2", "rand16-n2-m27"]
 RANDOM = {"flip": 0.5, "erase": 0.5, "crop": "jitter"}
 
 
@@ -257,7 +260,7 @@ def test_augmentation_after_the_crop_sees_the_flipped_crop(
   )
 
 
-@pytest.mark.parametrize("name", ["imgaug", "rand-m7-n4-mstd0.5-inc1"])
+@pytest.mark.parametrize("name", CROPPED)
 def test_augmentation_after_the_crop_leaves_other_draws_alone(manifest, name):
   c = config(**RANDOM, auto_augment=name)
   got = take(train_batches(manifest, c, seed=3), 3)
@@ -300,18 +303,18 @@ def test_one_example_draw_by_draw(manifest, seed):
   assert got["label"] == (index ^ 1 if flip else index)
 
 
-@pytest.mark.parametrize(
-  "name", ["v0", "photometric", "imgaug", "rand-m7-n4-mstd0.5-inc1"]
-)
+@pytest.mark.parametrize("name", ["v0", "photometric", *CROPPED])
 def test_auto_augment_is_deterministic(manifest, name):
   c = config(auto_augment=name)
   runs = [take(train_batches(manifest, c, seed=5), 2) for _ in range(2)]
   assert_same(*runs)
 
 
-@pytest.mark.parametrize("crop", ["multiscale", "jitter", "shift", "resized"])
 @pytest.mark.parametrize(
-  "sampling", ["dense", "dense_loop", "strided", "segments"]
+  "crop", ["multiscale", "jitter", "shift", "resized", "inception"]
+)
+@pytest.mark.parametrize(
+  "sampling", ["dense", "dense_loop", "strided", "segments", "snippets"]
 )
 def test_every_recipe(manifest, crop, sampling):
   c = config(crop=crop, sampling=sampling)

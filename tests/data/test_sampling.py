@@ -9,6 +9,8 @@ from vidjax.data.sampling import (
   dense_train,
   segments_eval,
   segments_train,
+  snippets_eval,
+  snippets_train,
   strided_eval,
   strided_train,
 )
@@ -236,6 +238,108 @@ def test_segments_has_three_views():
     segments_eval(10, frames=4, stride=1, clip=0, clips=4)
 
 
+def naive_snippets(n, t, stride, segments):
+  """Ranges of the first frames, as SIFA (Long et al. 2022) samples snippets.
+
+  A video that is too short, which the official code refuses, starts at 0.
+  """
+  length = t // segments * stride
+  part = n // segments
+  if part >= length:
+    return [(i * part, i * part + part - length) for i in range(segments)]
+  free = float(max(n - length, 0)) / float(segments)
+  return [(int(i * free), int(i * free) + int(free)) for i in range(segments)]
+
+
+def snippets(starts, n, t, stride, segments):
+  return [
+    (start + i * stride) % n for start in starts for i in range(t // segments)
+  ]
+
+
+@given(lengths, st.integers(1, 8), strides, st.integers(1, 6), seeds)
+def test_snippets_train(n, each, stride, segments, seed):
+  t = each * segments
+  rng = np.random.default_rng(seed)
+  got = snippets_train(rng, n, frames=t, stride=stride, segments=segments)
+  starts = got[::each]
+  for start, (first, last) in zip(
+    starts, naive_snippets(n, t, stride, segments), strict=True
+  ):
+    assert first <= start <= last
+  assert got.tolist() == snippets(starts, n, t, stride, segments)
+  if n >= each * stride:  # no snippet wraps around
+    assert starts.max() + (each - 1) * stride < n
+
+
+@given(
+  lengths, st.integers(1, 8), strides, st.integers(1, 6), st.integers(1, 12)
+)
+def test_snippets_eval(n, each, stride, segments, clips):
+  t = each * segments
+  length, part = each * stride, n // segments
+  if part >= length:
+    room, first = part - length, [i * part for i in range(segments)]
+  else:
+    room = float(max(n - length, 0)) / segments
+    first = [int(i * room) for i in range(segments)]
+  for clip in range(clips):
+    got = snippets_eval(
+      n, frames=t, stride=stride, clip=clip, clips=clips, segments=segments
+    )
+    starts = [start + int(room * clip / clips) for start in first]
+    assert got.tolist() == snippets(starts, n, t, stride, segments)
+
+
+def test_one_snippet_is_neighbouring_frames_from_anywhere():
+  rng = np.random.default_rng(0)
+  draws = [snippets_train(rng, 23, frames=16, stride=1) for _ in range(1600)]
+  counts = np.bincount([clip[0] for clip in draws])
+  assert len(counts) == 8  # 0 to 7, both ends included
+  assert 140 < counts.min() <= counts.max() < 260
+  assert all((np.diff(clip) == 1).all() for clip in draws)
+
+
+def test_snippets_eval_starts():
+  starts = [
+    snippets_eval(300, frames=16, stride=1, clip=k, clips=10)[0]
+    for k in range(10)
+  ]
+  assert starts == [0, 28, 56, 85, 113, 142, 170, 198, 227, 255]  # of 284
+  # Four parts of 11 frames; then of 5, which are shorter than a snippet of 6.
+  parts = {"frames": 12, "stride": 2, "segments": 4, "clip": 1, "clips": 2}
+  assert snippets_eval(44, **parts)[::3].tolist() == [2, 13, 24, 35]
+  # 14 free frames: steps of 3.5.
+  assert snippets_eval(20, **parts)[::3].tolist() == [1, 4, 8, 11]
+
+
+def test_snippets_of_one_frame_cover_the_video():
+  rng = np.random.default_rng(0)
+  draws = np.array(
+    [
+      snippets_train(rng, 10, frames=4, stride=1, segments=4)
+      for _ in range(200)
+    ]
+  )
+  for i, column in enumerate(draws.T):
+    assert set(column) == {2 * i, 2 * i + 1}
+
+
+def test_snippets_of_a_short_video_wrap_around():
+  rng = np.random.default_rng(0)
+  got = snippets_train(rng, 5, frames=8, stride=2, segments=2)
+  assert got.tolist() == [0, 2, 4, 1] * 2
+  got = snippets_eval(3, frames=4, stride=1, clip=1, clips=2)
+  assert got.tolist() == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("segments", [0, 3])
+def test_segments_that_do_not_divide_the_frames(segments):
+  message = f"data.segments is {segments}, which does not divide the 8 frames"
+  with pytest.raises(ValueError, match=message):
+    snippets_eval(90, frames=8, stride=1, clip=0, clips=1, segments=segments)
+
+
 def test_draws_are_those_of_earlier_versions():
   draws = [
     SAMPLERS[name]
@@ -251,7 +355,13 @@ def test_draws_are_those_of_earlier_versions():
 
 
 def test_table():
-  assert set(SAMPLERS) == {"dense", "dense_loop", "strided", "segments"}
+  assert {name: sampler.options for name, sampler in SAMPLERS.items()} == {
+    "dense": (),
+    "dense_loop": (),
+    "strided": (),
+    "segments": (),
+    "snippets": ("segments",),
+  }
   for sampler in SAMPLERS.values():
     same = [
       sampler.train(np.random.default_rng(3), 90, frames=6, stride=4).tolist()

@@ -10,6 +10,7 @@ from vidjax.models.vit import ViT
 from vidjax.nn.functional import merge, split
 from vidjax.tools import parity_xvit
 from vidjax.tools.golden import read_case
+from vidjax.weights.convert import convert
 
 NONE = {"op": "none"}
 MIXING = {"op": "mixing", "shift_div": 4}
@@ -131,9 +132,9 @@ def test_logits_equal_the_equations():
 )
 def test_official_activations(shared, name):
   case = read_case(shared / f"golden/xvit/{name}.npz")
-  model, table = parity_xvit.build(case.official)
-  definition, template, stats = split(model)
-  params = jax.tree.map(jnp.asarray, table.load(case.under("w/"), template))
+  model = parity_xvit.build(case.official)
+  definition, _, stats = split(model)
+  params = convert(case.under("w/"), model).params
   model = merge(definition, params, stats)
 
   @oracles.jit

@@ -6,7 +6,9 @@ import pytest
 from vidjax.tools.golden import (
   Result,
   find_cases,
+  gradient_errors,
   largest_error,
+  logit_scale,
   read_case,
   relative_error,
 )
@@ -97,6 +99,23 @@ def test_errors():
   assert relative_error(np.zeros((2, 1)), np.zeros((1, 2))) == float("inf")
   assert largest_error(np.zeros((0, 2)), np.zeros((0, 2))) == 0
   assert np.isnan(largest_error(np.float32([np.nan]), np.float32([1])))
+
+
+def test_errors_of_every_stored_gradient(tmp_path):
+  names = ("g/a", "g/b", "g/bn.num_batches_tracked", "w/c")
+  arrays = {name: np.float32([2, -4]) for name in names}
+  case = read_case(write(tmp_path / "a.npz", **arrays))
+  ours = {"a": np.float32([2, -4]), "b": np.float32([2, -3])}
+  assert gradient_errors(case, ours) == [0, 1 / 4]
+  with pytest.raises(KeyError, match="b"):
+    gradient_errors(case, {"a": ours["a"]})
+  assert gradient_errors(case, {"c": ours["a"]}, "w/") == [0]
+
+
+def test_logits_are_compared_with_the_largest_or_one():
+  assert logit_scale(np.float32([3, -5])) == 5
+  assert logit_scale(np.float32([0.3])) == 1
+  assert logit_scale(np.zeros(0)) == 1
 
 
 @pytest.mark.parametrize(

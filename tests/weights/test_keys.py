@@ -8,21 +8,16 @@ from flax import nnx, traverse_util
 
 from tests import oracles
 from tests.models import tiny
+from tests.weights.sources import zeros
 from vidjax.models.registry import create_model
 from vidjax.nn.functional import merge, split
 from vidjax.tools import parity_xvit
 from vidjax.tools.golden import read_case
-from vidjax.weights import keys, xvit
-from vidjax.weights.keys import (
-  LINEAR,
-  PATCHES,
-  SAME,
-  Ignored,
-  KeyTable,
-  Rule,
-  WeightsError,
-  squeeze,
-)
+from vidjax.weights import transforms, xvit
+from vidjax.weights.convert import official_state
+from vidjax.weights.keys import Ignored, KeyTable, Rule, WeightsError
+from vidjax.weights.layouts import layout_of
+from vidjax.weights.transforms import LINEAR, PATCHES, SAME, squeeze
 
 MIXING = {"op": "mixing"}
 TA = tiny.ATTENTION | {"layers": 2, "mlp_dim": 10}
@@ -118,33 +113,20 @@ def official_keys():
   return result
 
 
-def test_all_official_keys_fill_the_full_size_model():
+def test_the_full_size_model_has_the_official_keys():
   shapes = official_keys()
   assert len(shapes) == 171
-  model = nnx.eval_shape(lambda: create_model("xvit_b16_k400"))
-  _, template, _ = split(model)
-  # Zeros without memory: only the layouts matter.
-  source = {
-    key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()
-  }
-  filled = 0
-  wanted = flatten(template)
-  for key, value in source.items():
-    found = xvit.TEMPORAL_ATTENTION.target(key)
-    if found is None:
-      assert key.startswith("new_fc.")
-      continue
-    path, transform = found
-    assert transform.forward(value).shape == wanted[path].shape, key
-    filled += 1
-  assert filled == len(wanted) == 169
+  model = zeros(nnx.eval_shape(lambda: create_model("xvit_b16_k400")))
+  state = official_state(model)
+  assert {key: value.shape for key, value in state.items()} == shapes
 
 
 def test_golden_weights_round_trip(shared):
   """Values move to the right place: transposes, patches, squeezes."""
   case = read_case(shared / "golden/xvit/tiny_ta_div8.npz")
   official = case.under("w/")
-  model, table = parity_xvit.build(case.official)
+  model = parity_xvit.build(case.official)
+  table = layout_of(model).table
   params = table.load(official, split(model)[1])
   kernel = params["blocks"]["2"]["attention"]["qkv"]["kernel"]
   weight = official["base_model.blocks.2.attn.qkv.weight"]
@@ -206,8 +188,8 @@ def test_one_error_lists_every_fault():
       "but the model has (10, 5)",
       "base_model.temp_embed (1, 16, 1, 24) gives temporal_position (16, 24), "
       "but the model has (8, 24)",
-      "base_model.blocks.7.norm1.bias belongs to blocks/7/norm1/bias, which "
-      "this model lacks",
+      "base_model.blocks.7.norm1.bias (24,) belongs to blocks/7/norm1/bias, "
+      "which this model lacks",
     ]
   )
 
@@ -303,6 +285,15 @@ def test_table_targets():
     table.target("my junk.3")
 
 
+def test_two_keys_of_one_array_are_a_fault():
+  params = parameters(tiny.AVERAGE)
+  source = xvit.AVERAGE.export(params)
+  source["other.bias"] = source["new_fc.bias"]
+  rules = [*xvit.AVERAGE.rules, Rule("other.bias", "head/fc/bias")]
+  (line,) = faults(KeyTable(rules), source, params)
+  assert line == "other.bias (5,) gives head/fc/bias, which another key gives"
+
+
 @pytest.mark.parametrize(
   ("transform", "official", "ours"),
   [
@@ -312,6 +303,19 @@ def test_table_targets():
     (PATCHES, (7, 3, 4, 4), (48, 7)),
     (squeeze(0), (1, 9, 4), (9, 4)),
     (squeeze(0, 2), (1, 8, 1, 4), (8, 4)),
+    (transforms.patch_conv(2), (7, 5, 2, 2), (20, 7)),
+    (transforms.tubes(4), (7, 3, 2, 4, 4), (96, 7)),
+    (transforms.tubes(2), (5, 3, 1, 2, 2), (12, 5)),
+    (transforms.bias_table(7), (31 * 169, 3), (31, 13, 13, 3)),
+    (transforms.bias_table(3), (25, 2), (1, 5, 5, 2)),
+    (transforms.CONV, (5, 2, 3, 3), (3, 3, 2, 5)),
+    (transforms.POINTWISE, (5, 2, 1, 1), (2, 5)),
+    (transforms.MAP, (1, 5, 3, 2), (3, 2, 5)),
+    (transforms.FRAME_CONV, (5, 2, 1, 3, 3), (3, 3, 2, 5)),
+    (transforms.FRAME_POINTWISE, (5, 2, 1, 1, 1), (2, 5)),
+    (transforms.STEM, (5, 3, 4, 7, 7), (7, 7, 12, 5)),
+    (transforms.THREE_FRAMES, (5, 2, 1, 3), (6, 5)),
+    (transforms.FRAMES_POINTWISE, (5, 2, 3, 1, 1), (6, 5)),
   ],
 )
 def test_transforms_are_invertible(transform, official, ours):
@@ -321,6 +325,19 @@ def test_transforms_are_invertible(transform, official, ours):
   np.testing.assert_array_equal(transform.inverse(y), x)
 
 
-def test_transform_names_tell_the_axes():
+def test_taps_and_colours_lie_where_the_models_read_them():
+  x = oracles.normal(5, 3, 4, 7, 7)  # row, column, frame and colour, output
+  stem = transforms.STEM.forward(x)
+  assert stem[5, 6, 2 * 3 + 1, 4] == x[4, 1, 2, 5, 6]
+  x = oracles.normal(5, 2, 1, 3)  # tap and channel, output
+  assert transforms.THREE_FRAMES.forward(x)[2 * 2 + 1, 3] == x[3, 1, 0, 2]
+  x = oracles.normal(5, 2, 3, 1, 1)
+  taps = transforms.FRAMES_POINTWISE.forward(x)
+  assert taps[2 * 2 + 1, 3] == x[3, 1, 2, 0, 0]
+
+
+def test_transform_names_tell_their_sizes():
   assert squeeze(0, 2).name == "squeeze(0, 2)"
-  assert keys.LINEAR.name == "transpose"
+  assert LINEAR.name == "transpose"
+  assert transforms.tubes(4).name == "tubes(4)"
+  assert transforms.bias_table(7).name == "bias_table(7)"

@@ -7,13 +7,9 @@ from tests import oracles
 from vidjax.models.visformer import Visformer
 from vidjax.models.vit import ViT
 from vidjax.nn.functional import split
+from vidjax.weights.entries import entries
 from vidjax.weights.keys import WeightsError, load
-from vidjax.weights.laps import (
-  VISFORMER,
-  VIT,
-  official_keys,
-  resize_positions,
-)
+from vidjax.weights.laps import VISFORMER, VIT, official_keys
 
 IMAGE = 48  # maps of 6 x 6, 3 x 3 and 1 x 1
 SIZE = {
@@ -98,15 +94,14 @@ def test_other_sources_have_the_same_keys():
   params, stats = state()
   exported = export(params, stats)
   bare = {name.removeprefix("base_model."): x for name, x in exported.items()}
-  trained = {f"module.{name}": x for name, x in exported.items()}
   timm = {name.replace(".bn.", "."): x for name, x in bare.items()}
   assert "stem.1.running_mean" in timm
   assert "stage2.0.norm1.weight" in timm
-  for source in (exported, bare, trained, timm):
-    renamed = official_keys(source)
+  for source in (exported, bare, timm):
+    renamed = official_keys(entries(source))
     assert renamed.keys() == exported.keys()
-    for name, value in renamed.items():
-      assert value is exported[name]
+    for name, entry in renamed.items():
+      assert entry.value is exported[name]
 
 
 def test_counters_are_ignored_and_the_rest_is_strict():
@@ -120,28 +115,6 @@ def test_counters_are_ignored_and_the_rest_is_strict():
     load(VISFORMER, exported, params, stats)
   assert "nothing fills stem/norm/mean" in str(caught.value)
   assert "unknown key base_model.stage4.0.norm1.bn.weight" in str(caught.value)
-
-
-def test_positions_of_another_size():
-  params, stats = state()
-  exported = export(params, stats)
-  same = resize_positions(exported, IMAGE)
-  assert all(same[name] is value for name, value in exported.items())
-  resized = resize_positions(exported, 96)
-  for number, side in enumerate((12, 6, 3), start=1):
-    name = f"base_model.pos_embed{number}"
-    table = params["stages"][str(number - 1)]["position"]
-    scale = side / len(table)
-    want = oracles.bicubic(table, (side, side), (scale, scale))
-    np.testing.assert_allclose(
-      resized[name][0].transpose(1, 2, 0), want, atol=1e-5
-    )
-  _, params, stats = split(
-    nnx.eval_shape(
-      lambda: Visformer(5, **SIZE | {"image_size": 96}, rngs=nnx.Rngs(0))
-    )
-  )
-  load(VISFORMER, resized, params, stats)
 
 
 def test_vit_round_trip_is_exact():

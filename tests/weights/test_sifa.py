@@ -1,40 +1,31 @@
-import jax
 import numpy as np
 import pytest
-from flax import nnx, traverse_util
+from flax import nnx
 
 from tests import oracles
-from vidjax.models.sifa_models import SIFA_MODELS
-from vidjax.nn.functional import split
+from tests.weights.sources import zeros
+from vidjax.models.registry import create_model
 from vidjax.tools import parity_sifa
 from vidjax.tools.golden import read_case
-from vidjax.weights import sifa
+from vidjax.weights.convert import convert, official_state
+from vidjax.weights.entries import entries
 from vidjax.weights.keys import WeightsError
-from vidjax.weights.sifa import RESNET, load, swin_table
+from vidjax.weights.sifa import inflate_resnet, inflate_swin, resnet_table
 
-NET, SWIN = "net_tiny_seed0", "swin_tiny_seed0"
+NET = "net_tiny_seed0"
 
 
 def stored(shared, name):
   return read_case(shared / "golden" / "sifa" / f"{name}.npz")
 
 
-def template(case):
-  model = (
-    parity_sifa.build_net(case.official, sifa=True)
-    if case.kind == "sifa_net"
-    else parity_sifa.build_swin(case.official)
-  )
-  return split(model)[1:]
-
-
-def table_of(case):
+def model_of(case):
   if case.kind == "sifa_net":
-    return RESNET
-  return swin_table(case.official["window_size"])
+    return parity_sifa.build_net(case.official, sifa=True)
+  return parity_sifa.build_swin(case.official)
 
 
-def official_resnet(depths, dim, classes, frames):
+def official_resnet(depths, dim, classes):
   """Official keys and shapes, key by key; and the constants' names."""
   shapes, constants = {}, []
 
@@ -118,81 +109,48 @@ DEPTHS, HEADS = (2, 2, 18, 2), (3, 6, 12, 24)
 @pytest.mark.parametrize(
   ("name", "official", "entries"),
   [
-    ("sifa_r50_16f_k400", official_resnet(R50, 64, 400, 16), 432),
-    ("sifa_r101_16f_k400", official_resnet(R101, 64, 400, 16), 790),
+    ("sifa_r50_16f_k400", official_resnet(R50, 64, 400), 432),
+    pytest.param(
+      "sifa_r101_16f_k400",
+      official_resnet(R101, 64, 400),
+      790,
+      marks=pytest.mark.slow,
+    ),
     ("sifa_swin_s_16f_k400", official_swin(DEPTHS, 96, HEADS, 400), 458),
   ],
 )
-def test_all_official_keys_fill_the_full_size_model(name, official, entries):
+def test_full_size_models_have_the_official_keys(name, official, entries):
   shapes, constants = official
   assert len(shapes) + len(constants) == entries
-  table = swin_table() if "swin" in name else RESNET
-  spec = SIFA_MODELS[name]
-  model = nnx.eval_shape(
-    lambda: spec.backbone(**spec.options, rngs=nnx.Rngs(0))
-  )
-  wanted = {}
-  for tree in split(model)[1:]:
-    wanted |= traverse_util.flatten_dict(tree, sep="/")
-  filled = set()
+  model = zeros(nnx.eval_shape(lambda: create_model(name)))
+  state = official_state(model, frames=16)
+  assert state.keys() == shapes.keys() | set(constants)
   for key, shape in shapes.items():
-    found = table.target(key)
-    assert found is not None, key
-    path, transform = found
-    # A zero without memory: only the layout matters.
-    value = transform.forward(np.broadcast_to(np.float32(0), shape))
-    assert value.shape == wanted[path].shape, key
-    filled.add(path)
-  assert filled == wanted.keys()
-  assert all(table.target(key) is None for key in constants)
-
-
-@pytest.mark.parametrize("name", [NET, SWIN])
-def test_round_trip(name, shared):
-  case = stored(shared, name)
-  official = case.under("w/")
-  table = table_of(case)
-  params, stats = load(table, official, *template(case))
-  exported = table.export(jax.device_get(params))
-  exported |= table.export(jax.device_get(stats))
-  constants = {key for key in official if table.target(key) is None}
-  assert exported.keys() == official.keys() - constants
-  for key, value in exported.items():
-    np.testing.assert_array_equal(value, official[key], err_msg=key)
-  prefixed = {f"module.{key}": value for key, value in official.items()}
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    load(table, prefixed, *template(case)),
-    (params, stats),
-  )
-
-
-@pytest.mark.parametrize(
-  "transform", [sifa.CONV, sifa.POINTWISE, sifa.STEM, sifa.THREE_FRAMES]
-)
-def test_transforms_keep_every_tap(transform):
-  shapes = {
-    "conv": (5, 2, 1, 3, 3),
-    "pointwise": (5, 2, 1, 1, 1),
-    "stem": (5, 3, 4, 7, 7),
-    "three_frames": (5, 2, 1, 3),
+    assert state[key].shape == shape, key
+  known = {
+    "bn1.num_batches_tracked": (),
+    "layer3.1.def_cor.weight": (256, 4, 3, 3),
+    "layer4_dual.1.def_cor.weight": (512, 2, 3, 3),
+    "layers.0.blocks.1.attn_mask": (64, 49, 49),
+    "layers.2.blocks.3.attn.relative_position_index": (49, 49),
+    "layers.2.blocks.3.def_cor.weight": (384, 4, 3, 3),
   }
-  x = oracles.normal(*shapes[transform.name])
-  y = transform.forward(x)
-  np.testing.assert_array_equal(transform.inverse(y), x)
-  if transform.name == "stem":  # row, column, frame and colour, output
-    assert y[5, 6, 2 * 3 + 1, 4] == x[4, 1, 2, 5, 6]
-  if transform.name == "three_frames":
-    assert y[2 * 2 + 1, 3] == x[3, 1, 0, 2]
+  found = known.keys() & state.keys()
+  assert len(found) == 3
+  assert all(state[key].shape == known[key] for key in found)
 
 
-def test_other_correlations_are_refused(shared):
+@pytest.mark.parametrize("factor", [1, 2])
+def test_other_correlations_are_refused(factor, shared):
   case = stored(shared, NET)
   source = case.under("w/")
   key = "layer3.1.def_cor.weight"
-  source[key] = source[key] * np.float32(2)
+  source[key] = source[key] * np.float32(factor)
+  if factor == 1:
+    convert(source, model_of(case))
+    return
   with pytest.raises(WeightsError, match=r"layer3\.1\.def_cor\.weight is not"):
-    load(RESNET, source, *template(case))
+    convert(source, model_of(case))
 
 
 def test_faults_are_listed(shared):
@@ -201,16 +159,52 @@ def test_faults_are_listed(shared):
   del source["fc_dual.bias"]
   source["layer5.weight"] = np.zeros(3)
   with pytest.raises(WeightsError) as error:
-    load(RESNET, source, *template(case))
+    convert(source, model_of(case))
   assert sorted(line.strip() for line in str(error.value).splitlines()[1:]) == [
-    "nothing fills dual_head/fc/bias (11,)",
+    "nothing fills dual_head/fc/bias (11,) (new_head=True keeps the model's "
+    "own classifier)",
     "unknown key layer5.weight (3,)",
   ]
 
 
 def test_only_the_third_of_four_frames_is_seen_at_the_start():
   weight = oracles.normal(2, 3, 7, 7)
-  video = sifa.inflate_resnet({"conv1.weight": weight})["conv1.weight"]
-  assert video.shape == (2, 3, 4, 7, 7)
-  np.testing.assert_array_equal(video[:, :, 2], weight)
-  assert not video[:, :, [0, 1, 3]].any()
+  video = inflate_resnet(entries({"conv1.weight": weight}))["conv1.weight"]
+  assert video.value.shape == (2, 3, 4, 7, 7)
+  assert video.changes == ("third frame of 4",)
+  np.testing.assert_array_equal(video.value[:, :, 2], weight)
+  assert not video.value[:, :, [0, 1, 3]].any()
+
+
+def test_convolutions_of_three_frames_start_with_the_middle_one():
+  blocks = ["layer4.1", "layer4_dual.1"]
+  weight = oracles.normal(4, 2, 1, 1)
+  state = entries({f"layer4.{i}.conv1.weight": weight for i in (0, 1)})
+  video = inflate_resnet(state, three_frames=blocks)
+  table = resnet_table(blocks)
+  for stage, ours in (("layer4", "stages/3"), ("layer4_dual", "dual_stage")):
+    plain = video[f"{stage}.0.conv1.weight"].value
+    np.testing.assert_array_equal(plain, weight[:, :, None])
+    key = f"{stage}.1.conv1.weight"
+    path, transform = table.target(key)
+    assert path == f"{ours}/1/conv1/kernel"
+    kernel = transform.forward(video[key].value)
+    np.testing.assert_array_equal(kernel[2:4], weight[:, :, 0, 0].T)
+    assert not kernel[:2].any()
+    assert not kernel[4:].any()
+  assert inflate_resnet(state, dual=False).keys() == state.keys()
+
+
+def test_a_swin_starts_with_zeros_in_time():
+  state = entries(
+    {
+      "layers.0.blocks.1.mlp.fc1.weight": oracles.normal(16, 4),
+      "patch_embed.norm.bias": oracles.normal(4),
+    }
+  )
+  video = inflate_swin(state)
+  made = video["layers.0.blocks.1.conv.weight"]
+  assert made.keys == ()
+  assert made.value.shape == (4, 4, 1, 3)
+  assert not made.value.any()
+  assert "no norm" in video["patch_embed.norm.bias"].unused

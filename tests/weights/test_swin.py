@@ -7,11 +7,13 @@ from tests import oracles
 from tests.models import tiny
 from vidjax.nn.functional import merge, split
 from vidjax.tools.golden import read_case
+from vidjax.weights.entries import entries, values
+from vidjax.weights.keys import WeightsError
 from vidjax.weights.swin import (
   inflate,
   inflate_bias,
   inflate_patches,
-  resize_biases,
+  microsoft_keys,
 )
 from vidjax.weights.tps import TPS
 
@@ -30,14 +32,13 @@ OPTIONS = {
 def test_official_inflation(name, shared):
   case = read_case(shared / "golden/tps/inflate.npz")
   stored = case.under(f"{name}/out/")
-  ours = inflate(case.under(f"{name}/in/"), patch_frames=2, window=(16, 7, 7))
-  assert {f"backbone.{key}" for key in stored} == ours.keys()
+  images = entries(case.under(f"{name}/in/"))
+  ours = values(inflate(images, patch_frames=2, window=(16, 7, 7)))
+  assert stored.keys() == ours.keys()
   for key, value in stored.items():
     # Windows of 7 are copied, those of 12 resized in float32.
     atol = 0 if name == "w7" or "table" not in key else 5e-6
-    np.testing.assert_allclose(
-      ours[f"backbone.{key}"], value, rtol=0, atol=atol, err_msg=key
-    )
+    np.testing.assert_allclose(ours[key], value, rtol=0, atol=atol, err_msg=key)
 
 
 def image_state():
@@ -61,20 +62,43 @@ def image_state():
   }
 
 
-def test_inflation_drops_constants_and_the_classifier():
+def test_inflation_drops_constants():
   _, state = image_state()
-  video = inflate(state, patch_frames=2, window=(3, 7, 7))
+  video = inflate(entries(state), patch_frames=2, window=(3, 7, 7))
   dropped = {
     "layers.0.blocks.0.attn.relative_position_index",
     "layers.0.blocks.1.attn_mask",
-    "head.weight",
-    "head.bias",
   }
-  assert video.keys() == {f"backbone.{k}" for k in state.keys() - dropped}
-  assert video["backbone.patch_embed.proj.weight"].shape == (16, 3, 2, 4, 4)
-  assert video[f"backbone.{TABLE}"].shape == (5 * 169, 2)
+  assert video.keys() == state.keys()
+  assert values(video).keys() == state.keys() - dropped
+  for key in dropped:
+    assert "constant" in video[key].unused
+  patches, table = video["patch_embed.proj.weight"], video[TABLE]
+  assert patches.value.shape == (16, 3, 2, 4, 4)
+  assert patches.shape == (16, 3, 4, 4)
+  assert patches.changes == ("spread over 2 frames",)
+  assert table.value.shape == (5 * 169, 2)
+  assert table.changes == ("repeated for windows of 3 x 7 x 7",)
   key = "layers.0.blocks.0.mlp.fc1.weight"
-  assert video[f"backbone.{key}"] is state[key]
+  assert video[key].value is state[key]
+
+
+def test_timm_merges_at_the_start_of_stages():
+  names = (
+    "layers.1.downsample.norm.bias",
+    "layers.3.downsample.reduction.weight",
+    "layers.1.blocks.0.norm1.bias",
+    "head.fc.bias",
+    "norm.bias",
+  )
+  state = entries({name: np.zeros(1) for name in names})
+  assert list(microsoft_keys(state)) == [
+    "layers.0.downsample.norm.bias",
+    "layers.2.downsample.reduction.weight",
+    "layers.1.blocks.0.norm1.bias",
+    "head.bias",
+    "norm.bias",
+  ]
 
 
 def test_an_inflated_model_sees_still_frames_as_the_image_model_does():
@@ -83,7 +107,9 @@ def test_an_inflated_model_sees_still_frames_as_the_image_model_does():
   temporal = {"op": "patch_shift", "schedule": "patch_only"}
   model = tiny.swin(**OPTIONS, temporal=temporal)  # of 4 frames of tokens
   definition, params, stats = split(model)
-  source = inflate(state, patch_frames=2, window=(4, 7, 7))
+  images = {k: x for k, x in state.items() if not k.startswith("head.")}
+  inflated = inflate(entries(images), patch_frames=2, window=(4, 7, 7))
+  source = {f"backbone.{key}": x for key, x in values(inflated).items()}
   head = jax.device_get(image_model.head.fc)
   source["cls_head.fc_cls.weight"] = np.asarray(head.kernel[...]).T
   source["cls_head.fc_cls.bias"] = np.asarray(head.bias[...])
@@ -128,51 +154,5 @@ def test_a_table_of_no_square_window(rows):
     f"a position bias table of {rows} rows is not of a square window; give the "
     "weights of a Swin with windows of n x n tokens"
   )
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(WeightsError, match=message):
     inflate_bias(oracles.normal(rows, 2), (2, 3, 3))
-
-
-def test_tables_are_resized_to_another_number_of_frames():
-  table = oracles.normal(7 * 9, 2)  # of 4 frames, windows of 2 x 2
-  other = oracles.normal(3)
-  constant = np.zeros((4, 4, 4), np.int64)
-  state = {
-    f"backbone.{TABLE}".replace("bias_table", "index"): constant,
-    f"backbone.{TABLE}": table,
-    "backbone.norm.bias": other,
-  }
-  resized = resize_biases(state, old_window=(4, 2, 2), window=(7, 2, 2))
-  assert resized.keys() == state.keys()
-  assert resized["backbone.norm.bias"] is other
-  new = resized[f"backbone.{TABLE}"].reshape(13, 9, 2)
-  old = table.reshape(7, 9, 2)
-  for i in range(13):  # twice as many steps: each old one, and halfway
-    want = (old[i // 2] + old[(i + 1) // 2]) / 2
-    np.testing.assert_allclose(new[i], want, atol=1e-6)
-
-
-def test_tables_are_resized_to_another_window():
-  table = oracles.normal(3 * 9, 2)
-  (resized,) = resize_biases(
-    {TABLE: table}, old_window=(2, 2, 2), window=(2, 3, 3)
-  ).values()
-  want = [
-    oracles.bicubic(square, (5, 5), (5 / 3, 5 / 3))
-    for square in table.reshape(3, 3, 3, 2)
-  ]
-  np.testing.assert_allclose(resized, np.reshape(want, (75, 2)), atol=1e-5)
-
-
-def test_resized_weights_fill_the_model_of_other_frames():
-  weights = TPS.export(jax.device_get(split(tiny.swin(**OPTIONS))[1]))
-  longer = tiny.swin(**OPTIONS | {"bias_frames": 6})
-  definition, template, stats = split(longer)
-  source = resize_biases(weights, old_window=(4, 7, 7), window=(6, 7, 7))
-  params = jax.tree.map(jnp.asarray, TPS.load(source, template))
-  logits = oracles.call(
-    merge(definition, params, stats), tiny.swin_video(12, 28, 28)
-  )
-  assert np.isfinite(logits).all()
-  same = resize_biases(weights, old_window=(4, 7, 7), window=(4, 7, 7))
-  for key, value in weights.items():
-    np.testing.assert_array_equal(same[key], value)

@@ -1,73 +1,142 @@
-"""timm's image models with random weights, and ours filled from them."""
+"""Logits of timm's image models, and of ours with their weights."""
 
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
+from tests import oracles
+from tests.weights.sources import abstract
+from tests.weights.timm_models import random_model
+from vidjax.models.resnet import ResNet
+from vidjax.models.swin import Swin
 from vidjax.models.visformer import Visformer
 from vidjax.models.vit import ViT
 from vidjax.nn.functional import merge, split
-from vidjax.weights import keys, laps
+from vidjax.weights.convert import convert
 
 AVERAGE = {"kind": "average", "init_std": 0.02}
 NONE = {"op": "none"}
+LEAP = {"op": "leap", "levels": (None,), "shift": "none"}
+FRAMES = {"temporal": NONE, "temporal_positions": 0, "head": AVERAGE}
+TINY_VIT = FRAMES | {"image_size": 64, "dim": 192, "heads": 3}
+TINY_VISFORMER = {"image_size": 64, "stem_width": 16, "dim": 192, "heads": 3}
+SWIN = {
+  "patch_size": (1, 4, 4),
+  "bias_frames": 1,
+  "temporal": NONE,
+  "head": AVERAGE,
+}
+TINY_SWIN = SWIN | {
+  "image_size": 56,
+  "dim": 16,
+  "depths": (2, 2),
+  "heads": (2, 4),
+}
+RESNET = {"blocks": ("B",) * 4, "temporal": NONE, "dual_head": False}
+slow = pytest.mark.slow
 
 
-def both_logits(name, model, table, **options):
-  """Logits of timm's model and of ours on the same four images."""
-  reason = "compares with timm itself: pip install 'vidjax[timm]'"
-  torch = pytest.importorskip("torch", reason=reason)
-  timm = pytest.importorskip("timm", reason=reason)
-  torch.manual_seed(0)
-  theirs = timm.create_model(name, num_classes=7, **options).eval()
-  with torch.no_grad():
-    for key, value in theirs.state_dict().items():
-      if value.is_floating_point():
-        noise = 0.1 * torch.randn_like(value)
-        value.add_(noise.abs() if key.endswith("running_var") else noise)
-    images = torch.randn(4, 3, 64, 64)
-    want = theirs(images).numpy()
-  state = {k: v.numpy() for k, v in theirs.state_dict().items()}
-  definition, params, stats = split(model)
-  params, stats = keys.load(table, laps.official_keys(state), params, stats)
-  video = images.permute(0, 2, 3, 1)[:, None].numpy()
-  run = jax.jit(lambda p, s, v: merge(definition, p, s)(v))
-  return np.asarray(run(params, stats, video)), want
+def still(images):
+  return images[:, None]
 
 
-@pytest.mark.parametrize("leaps", [False, True])
-def test_visformer(leaps):
-  plug = {"op": "leap", "levels": (None,), "shift": "none"} if leaps else NONE
-  model = nnx.eval_shape(
-    lambda: Visformer(
-      7,
-      image_size=64,
-      stem_width=16,
-      dim=192,
-      heads=3,
-      temporal=plug,
-      head=AVERAGE,
-      rngs=nnx.Rngs(0),
-    )
-  )
-  got, want = both_logits("visformer_tiny", model, laps.VISFORMER, img_size=64)
-  np.testing.assert_allclose(got, want, atol=1e-5 * max(1, np.abs(want).max()))
+def third_of_four(images):
+  """What SIFA's stem sees of image weights."""
+  frames = [np.full_like(images, 7)] * 2
+  return np.stack([*frames, images, frames[0]], axis=1)
 
 
-def test_vit():
-  model = nnx.eval_shape(
-    lambda: ViT(
-      7,
-      image_size=64,
-      dim=192,
-      depth=12,
-      heads=3,
-      temporal=NONE,
-      temporal_positions=0,
-      head=AVERAGE,
-      rngs=nnx.Rngs(0),
-    )
-  )
-  got, want = both_logits("vit_tiny_patch16_224", model, laps.VIT, img_size=64)
-  np.testing.assert_allclose(got, want, atol=1e-5 * max(1, np.abs(want).max()))
+# timm's name and options; our class and options; the clip; images' size.
+CASES = [
+  pytest.param(
+    ("visformer_tiny", {"img_size": 64}),
+    (Visformer, TINY_VISFORMER | {"temporal": NONE}),
+    still,
+    64,
+    id="visformer_tiny",
+  ),
+  pytest.param(
+    ("visformer_tiny", {"img_size": 64}),
+    (Visformer, TINY_VISFORMER | {"temporal": LEAP}),
+    still,
+    64,
+    id="visformer_tiny without leaps",
+  ),
+  pytest.param(
+    ("vit_tiny_patch16_224", {"img_size": 64}),
+    (ViT, TINY_VIT),
+    still,
+    64,
+    id="vit_tiny",
+  ),
+  pytest.param(
+    (
+      "swin_tiny_patch4_window7_224",
+      {"img_size": 56, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4)},
+    ),
+    (Swin, TINY_SWIN),
+    still,
+    56,
+    id="swin of two stages",
+  ),
+  pytest.param(
+    ("resnet50", {"layers": (1, 1, 2, 1)}),
+    (ResNet, RESNET | {"depths": (1, 1, 2, 1)}),
+    third_of_four,
+    64,
+    id="resnet of five blocks",
+  ),
+  pytest.param(
+    ("vit_base_patch16_224", {}),
+    (ViT, FRAMES),
+    still,
+    224,
+    id="vit_base",
+    marks=slow,
+  ),
+  pytest.param(
+    ("swin_tiny_patch4_window7_224", {}),
+    (Swin, SWIN),
+    still,
+    224,
+    id="swin_tiny",
+    marks=slow,
+  ),
+  pytest.param(
+    ("visformer_small", {}),
+    (Visformer, {"temporal": NONE}),
+    still,
+    224,
+    id="visformer_small",
+    marks=slow,
+  ),
+  pytest.param(
+    ("resnet50", {}),
+    (ResNet, RESNET),
+    third_of_four,
+    224,
+    id="resnet50",
+    marks=slow,
+  ),
+]
+
+
+@pytest.mark.parametrize(("theirs", "ours", "clip", "size"), CASES)
+def test_logits_of_images(theirs, ours, clip, size):
+  name, options = theirs
+  state, logits = random_model(name, size, num_classes=7, **options)
+  make, options = ours
+  model = abstract(make, 7, **options)
+  converted = convert(state, model)
+  assert not converted.report.fresh
+  images = oracles.normal(2, size, size, 3)
+  definition = split(model)[0]
+
+  @jax.jit
+  def run(params, stats, video):
+    return merge(definition, params, stats)(video)
+
+  got = run(converted.params, converted.stats, clip(images))
+  want = logits(images)
+  scale = np.abs(want).max()
+  np.testing.assert_allclose(got, want, atol=1e-5 * scale)

@@ -8,12 +8,14 @@ from flax import nnx, traverse_util
 
 from tests import oracles
 from tests.models import tiny
+from tests.weights.sources import zeros
 from vidjax.models.registry import create_model
 from vidjax.nn.functional import merge, split
 from vidjax.tools import parity_tps
 from vidjax.tools.golden import read_case
-from vidjax.weights.keys import WeightsError, tubes
-from vidjax.weights.tps import TPS, bias_table
+from vidjax.weights.convert import official_state
+from vidjax.weights.keys import WeightsError
+from vidjax.weights.tps import TPS, position_index
 
 C, P, WINDOW = 16, 4, 7
 # Two stages in windows of 7 x 7, the only ones that the official code has.
@@ -106,22 +108,15 @@ def test_layouts_are_those_of_pytorch():
     ("pst_b_k400", (128, (2, 2, 18, 2), (4, 8, 16, 32)), 377),
   ],
 )
-def test_all_official_keys_fill_the_full_size_model(name, size, entries):
+def test_full_size_models_have_the_official_keys(name, size, entries):
   shapes, constants = official_keys(*size, 16, (2, 4, 4), 400)
   assert len(shapes) + len(constants) == entries
-  _, template, _ = split(nnx.eval_shape(lambda: create_model(name)))
-  wanted = flatten(template)
-  filled = set()
+  model = zeros(nnx.eval_shape(lambda: create_model(name)))
+  state = official_state(model)
+  assert state.keys() == shapes.keys() | set(constants)
   for key, shape in shapes.items():
-    found = TPS.target(key)
-    assert found is not None, key
-    path, transform = found
-    # A zero without memory: only the layout matters.
-    value = transform.forward(np.broadcast_to(np.float32(0), shape))
-    assert value.shape == wanted[path].shape, key
-    filled.add(path)
-  assert filled == wanted.keys()
-  assert all(TPS.target(key) is None for key in constants)
+    assert state[key].shape == shape, key
+  assert all(state[key].shape == (16, 49, 49) for key in constants)
 
 
 def test_golden_weights_round_trip(shared):
@@ -187,9 +182,9 @@ def test_one_error_lists_every_fault():
       "(16, 48)",
       "backbone.patch_embed.proj.weight (16, 3, 4, 4) gives "
       "patch_embed/proj/kernel (16, 3, 4, 4), but the model has (96, 16)",
-      "backbone.layers.1.blocks.2.norm1.bias belongs to "
+      "backbone.layers.1.blocks.2.norm1.bias (32,) belongs to "
       "stages/1/blocks/2/norm1/bias, which this model lacks",
-      "backbone.layers.1.downsample.norm.bias belongs to "
+      "backbone.layers.1.downsample.norm.bias (128,) belongs to "
       "stages/1/merge/norm/bias, which this model lacks",
       "unknown key backbone.absolute_pos_embed (3,)",
       "nothing fills norm/bias (32,)",
@@ -233,22 +228,20 @@ def test_plugs_with_weights_have_no_official_keys():
     TPS.export(params)
 
 
-@pytest.mark.parametrize(
-  ("transform", "official", "ours"),
-  [
-    (tubes(4), (7, 3, 2, 4, 4), (96, 7)),
-    (tubes(2), (5, 3, 1, 2, 2), (12, 5)),
-    (bias_table(7), (31 * 169, 3), (31, 13, 13, 3)),
-    (bias_table(3), (25, 2), (1, 5, 5, 2)),
-  ],
-)
-def test_transforms_are_invertible(transform, official, ours):
-  x = oracles.normal(*official)
-  y = transform.forward(x)
-  assert y.shape == ours
-  np.testing.assert_array_equal(transform.inverse(y), x)
-
-
-def test_transform_names_tell_the_sides():
-  assert tubes(4).name == "tubes(4)"
-  assert bias_table(7).name == "bias_table(7)"
+def test_rows_of_the_bias_tables():
+  """Token by token: differences of frames, rows and columns, from zero."""
+  frames = np.array([[0, 2, 1, 0, 1, 2], [1, 0, 2, 1, 2, 0], [2, 1, 0] * 2])
+  window = (3, 2, 3)
+  index = position_index(frames, frames[:1], window)
+  assert index.dtype == np.int64
+  assert index.shape == (3, 6, 6)
+  for t, q, k in np.ndindex(3, 6, 6):
+    dt = frames[t, q] - frames[0, k] + 2
+    dy, dx = q // 3 - k // 3 + 1, q % 3 - k % 3 + 2
+    assert index[t, q, k] == (dt * 3 + dy) * 5 + dx
+  joint = np.arange(8)[None] // 4
+  index = position_index(joint, joint, (2, 2, 2))[0]
+  for q, k in np.ndindex(8, 8):
+    dt = q // 4 - k // 4 + 1
+    dy, dx = q % 4 // 2 - k % 4 // 2 + 1, q % 2 - k % 2 + 1
+    assert index[q, k] == (dt * 3 + dy) * 3 + dx

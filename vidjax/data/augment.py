@@ -11,9 +11,11 @@ import numpy as np
 from jaxtyping import Int32
 
 from vidjax.data.auto_augment import auto_augment
+from vidjax.data.colour import moco_v2
 from vidjax.data.imgaug import Frames, ImgAug
 from vidjax.data.photometric import photometric
 from vidjax.data.rand_augment import rand_augment
+from vidjax.data.rand_augment16 import RandAugment16
 
 _ERASE_AREA = (0.02, 1 / 3)  # share of the frame
 _ERASE_LOG_ASPECT = (math.log(0.3), math.log(1 / 0.3))  # height / width
@@ -25,13 +27,16 @@ class Recipe:
   """A recipe of augmentation, and its place in the pipeline.
 
   Attributes:
-    cropped: whether it changes the cropped and flipped clip; otherwise it
-      changes whole frames, before they are cropped.
+    cropped: whether it changes the cropped clip; otherwise it changes whole
+      frames, before they are cropped and flipped.
     build: seed of the data to `(video, rng) -> video`.
+    flip_last: whether a cropped clip is flipped after the change and not before
+      it.
   """
 
   cropped: bool
   build: Callable[[int], Callable[[Frames, np.random.Generator], Frames]]
+  flip_last: bool = False
 
 
 def _unchanged(video: Frames, rng: np.random.Generator) -> Frames:
@@ -47,6 +52,10 @@ RECIPES: dict[str, Recipe] = {
   "imgaug": Recipe(cropped=True, build=ImgAug),
   "rand-m7-n4-mstd0.5-inc1": Recipe(
     cropped=True, build=lambda seed: rand_augment
+  ),
+  "moco_v2": Recipe(cropped=True, build=lambda seed: moco_v2, flip_last=True),
+  "rand16-n2-m27": Recipe(
+    cropped=True, build=lambda seed: RandAugment16(2, 27), flip_last=True
   ),
 }
 

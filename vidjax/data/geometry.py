@@ -27,9 +27,11 @@ _ANCHORS = (
   *((x, y) for y in (1, 3) for x in (1, 3)),
 )
 _SHIFT = 8 / 7  # short side of `shift`, in image sizes (as 256 is to 224)
-_AREA = (0.08, 1)  # of the box of `resized`, as a share of the frame
-_LOG_ASPECT = (math.log(3 / 4), math.log(4 / 3))  # of that box, width / height
+_ASPECT = (3 / 4, 4 / 3)  # width / height of a random box
+_LOG_ASPECT = (math.log(_ASPECT[0]), math.log(_ASPECT[1]))
 _TRIES = 10
+
+_Area = tuple[float | int, float | int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,15 +59,12 @@ class CutResize:
     box = frame[
       self.top : self.top + self.height, self.left : self.left + self.width
     ]
-    side = (self.size, self.size)
-    return np.asarray(
-      Image.fromarray(box).resize(side, Image.Resampling.BILINEAR)
-    )
+    return resize_antialiased(box, self.size, self.size)
 
 
 @dataclasses.dataclass(frozen=True)
 class ResizeCut:
-  """Scales a frame without antialiasing and cuts a square out of it.
+  """Scales a frame and cuts a square out of it.
 
   Attributes:
     height: rows of the scaled frame.
@@ -73,6 +72,7 @@ class ResizeCut:
     top: first row of the square.
     left: first column of the square.
     size: height and width of the result.
+    antialias: whether frames, which must be 8-bit then, are antialiased.
   """
 
   height: int
@@ -80,12 +80,21 @@ class ResizeCut:
   top: int
   left: int
   size: int
+  antialias: bool = False
 
   def __call__(
     self, frame: Real[np.ndarray, "h w 3"]
   ) -> Real[np.ndarray, "s s 3"]:
     """Crops one frame, 8-bit or float."""
-    return self.cut(resize(frame, self.height, self.width))
+    return self.cut(self.scale(frame))
+
+  def scale(
+    self, frame: Real[np.ndarray, "h w 3"]
+  ) -> Real[np.ndarray, "h2 w2 3"]:
+    """Scales one frame."""
+    if self.antialias:
+      return resize_antialiased(frame, self.height, self.width)
+    return resize(frame, self.height, self.width)
 
   def cut(
     self, scaled: Real[np.ndarray, "*t h w 3"]
@@ -205,12 +214,18 @@ def shift(
 
 
 def resized(
-  rng: np.random.Generator, height: int, width: int, *, size: int, short: int
+  rng: np.random.Generator,
+  height: int,
+  width: int,
+  *,
+  size: int,
+  short: int,
+  area: _Area = (0.08, 1),
 ) -> ResizeCutResize:
-  """A box of random area and shape, scaled to a square (MMAction, Inception).
+  """A box of random area and shape, scaled to a square (MMAction).
 
-  In the frame, scaled to a short side, the area of the box is uniform in 8 % to
-  100 %, its width / height log-uniform in 3/4 to 4/3, its sides are rounded and
+  In the frame, scaled to a short side, the area of the box is uniform in a
+  range, its width / height log-uniform in 3/4 to 4/3, its sides are rounded and
   its place is a uniform integer. If none of ten draws fits the frame, the box
   is its central square.
 
@@ -220,20 +235,70 @@ def resized(
     width: columns of the frame.
     size: height and width of the result.
     short: short side, in pixels, of the frame before the box is cut.
+    area: smallest and largest share of the frame.
   """
   h, w = short_side_rounded(height, width, short)
-  for _ in range(_TRIES):
-    area = rng.uniform(*_AREA) * h * w
-    aspect = math.exp(rng.uniform(*_LOG_ASPECT))
-    rows = round(math.sqrt(area / aspect))
-    columns = round(math.sqrt(area * aspect))
-    if rows <= h and columns <= w:
-      top = int(rng.integers(h - rows, endpoint=True))
-      left = int(rng.integers(w - columns, endpoint=True))
-      return ResizeCutResize(h, w, (top, left, rows, columns), size)
-  side = min(h, w)
-  box = ((h - side) // 2, (w - side) // 2, side, side)
+  box = _random_box(rng, h, w, area)
+  if box is None:
+    side = min(h, w)
+    box = ((h - side) // 2, (w - side) // 2, side, side)
   return ResizeCutResize(h, w, box, size)
+
+
+def inception(
+  rng: np.random.Generator,
+  height: int,
+  width: int,
+  *,
+  size: int,
+  area: _Area = (0.08, 1),
+) -> CutResize:
+  """The box of `resized`, cut out of the frame as it is (torchvision).
+
+  It is scaled with antialiasing (Szegedy et al. 2015; torchvision's
+  RandomResizedCrop on Pillow images). If none of ten draws fits the frame, the
+  box is the largest central one of a width / height in 3/4 to 4/3.
+
+  Args:
+    rng: source of the draws.
+    height: rows of the frame.
+    width: columns of the frame.
+    size: height and width of the result.
+    area: smallest and largest share of the frame.
+  """
+  box = _random_box(rng, height, width, area)
+  if box is None:
+    least, most = _ASPECT
+    rows = min(height, round(width / least))
+    columns = min(width, round(height * most))
+    box = ((height - rows) // 2, (width - columns) // 2, rows, columns)
+  return CutResize(*box, size)
+
+
+def _random_box(
+  rng: np.random.Generator, height: int, width: int, area: _Area
+) -> tuple[int, int, int, int] | None:
+  """Top, left, height and width; None if no draw fits the frame."""
+  for _ in range(_TRIES):
+    pixels = rng.uniform(*area) * height * width
+    aspect = math.exp(rng.uniform(*_LOG_ASPECT))
+    rows = round(math.sqrt(pixels / aspect))
+    columns = round(math.sqrt(pixels * aspect))
+    if 0 < rows <= height and 0 < columns <= width:
+      top = int(rng.integers(height - rows, endpoint=True))
+      left = int(rng.integers(width - columns, endpoint=True))
+      return top, left, rows, columns
+  return None
+
+
+def _area(data: Config) -> _Area:
+  low, high = data.area
+  if not 0 < low <= high <= 1:
+    raise ValueError(
+      f"data.area is {tuple(data.area)}; give the smallest and the largest "
+      "share of the frame, above 0 and at most 1."
+    )
+  return low, high
 
 
 # By `data.crop`: from the `data` part of the configuration to the function
@@ -247,7 +312,10 @@ CROPS: dict[str, Callable[[Config], Callable[..., Crop]]] = {
   ),
   "shift": lambda data: functools.partial(shift, size=data.image_size),
   "resized": lambda data: functools.partial(
-    resized, size=data.image_size, short=data.resize_side
+    resized, size=data.image_size, short=data.resize_side, area=_area(data)
+  ),
+  "inception": lambda data: functools.partial(
+    inception, size=data.image_size, area=_area(data)
   ),
 }
 
@@ -268,6 +336,8 @@ def eval_crops(
   the long side, rounds the centre up and orders three crops left, centre,
   right. "mmaction" rounds the long side, rounds the centre down, puts the
   right crop at twice the centre's offset and orders left, right, centre.
+  "torchvision" floors the long side, antialiases, rounds the centre to the
+  nearest (halves to even) and orders as "slowfast".
 
   Args:
     height: rows of the frame.
@@ -296,7 +366,9 @@ def eval_crops(
   free, across = max(h, w) - size, rule.centre(min(h, w) - size)
   offsets = (rule.centre(free),) if crops == 1 else rule.three(free)
   return [
-    ResizeCut(h, w, *((at, across) if h > w else (across, at)), size)
+    ResizeCut(
+      h, w, *((at, across) if h > w else (across, at)), size, rule.antialias
+    )
     for at in offsets
   ]
 
@@ -312,6 +384,20 @@ def short_side_rounded(height: int, width: int, short: int) -> tuple[int, int]:
   """Returns (height, width) scaled to a short side; halves round up (mmcv)."""
   scale = short / min(height, width)
   return int(height * scale + 0.5), int(width * scale + 0.5)
+
+
+def short_side_exact(height: int, width: int, short: int) -> tuple[int, int]:
+  """As `short_side`, but the floor is of the exact quotient (torchvision)."""
+  side = min(height, width)
+  return short * height // side, short * width // side
+
+
+def resize_antialiased(
+  frame: UInt8[np.ndarray, "h w 3"], height: int, width: int
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+  """Pillow's bilinear scaling, whose filter grows with the reduction."""
+  image = Image.fromarray(frame)
+  return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def resize(
@@ -334,6 +420,7 @@ class _Style:
   scale: Callable[[int, int, int], tuple[int, int]]
   centre: Callable[[int], int]
   three: Callable[[int], tuple[int, ...]]
+  antialias: bool = False
 
 
 _STYLES = {
@@ -346,5 +433,11 @@ _STYLES = {
     short_side_rounded,
     lambda free: free // 2,
     lambda free: (0, free // 2 * 2, free // 2),
+  ),
+  "torchvision": _Style(
+    short_side_exact,
+    lambda free: round(free / 2),
+    lambda free: (0, round(free / 2), free),
+    antialias=True,
   ),
 }

@@ -20,9 +20,9 @@ from vidjax.checks import Config, one_of
 from vidjax.data.augment import RECIPES, erase_box
 from vidjax.data.decode import Transform, Video, VideoError
 from vidjax.data.epochs import Epochs, whole_micro_batches
-from vidjax.data.geometry import CROPS, ResizeCut, eval_crops, resize
+from vidjax.data.geometry import CROPS, ResizeCut, eval_crops
 from vidjax.data.manifest import Clip, Manifest
-from vidjax.data.sampling import SAMPLERS
+from vidjax.data.sampling import SAMPLERS, Sampler
 
 _SUBSTITUTES = 3  # other videos tried in the place of one that is bad
 _KEYS = 20  # bad videos that are remembered by name
@@ -215,7 +215,7 @@ def eval_batches(
     batch_size: videos per batch, over all hosts.
     clips: clips per video.
     crops: crops per clip, 1 or 3.
-    crop_style: "slowfast" or "mmaction", see `eval_crops`.
+    crop_style: "slowfast", "mmaction" or "torchvision", see `eval_crops`.
     short_side: of the scaled frames, in pixels; 0 for the image size.
     host: which part of each batch to return.
     hosts: number of parts.
@@ -272,6 +272,13 @@ def _entry(table: Mapping[str, Any], key: str, config: Config) -> Any:
   return table[one_of(f"data.{key}", getattr(config, key), table)]
 
 
+def _sampling(config: Config) -> tuple[Sampler, dict[str, int]]:
+  """The sampler, and what its functions take from the configuration."""
+  sampler = _entry(SAMPLERS, "sampling", config)
+  keys = ("frames", "stride", *sampler.options)
+  return sampler, {key: getattr(config, key) for key in keys}
+
+
 class _TrainClip:
   """Makes one training example of a clip number and its random generator."""
 
@@ -281,7 +288,7 @@ class _TrainClip:
     self._manifest = manifest
     self._config = config
     self._bad = bad
-    self._sample = _entry(SAMPLERS, "sampling", config).train
+    self._sampler, self._sampling = _sampling(config)
     self._crop = _entry(CROPS, "crop", config)(config)
     self._recipe = _entry(RECIPES, "auto_augment", config)
     self._augment = self._recipe.build(seed)
@@ -313,15 +320,15 @@ class _TrainClip:
     if rng.random() < c.erase:
       erase = erase_box(rng, c.image_size, c.image_size)
     with Video(self._manifest.file(clip)) as video:
-      indices = self._sample(
-        rng, video.frames, frames=c.frames, stride=c.stride
-      )
-      crop = self._crop_of(rng, flip)
+      indices = self._sampler.train(rng, video.frames, **self._sampling)
+      crop = self._crop_of(rng, flip and not self._recipe.flip_last)
       if self._recipe.cropped:
         frames = self._augment(video.read(indices, crop), rng)
       else:
         whole = self._augment(video.read(indices), rng)
         frames = np.stack([crop(frame) for frame in whole])
+    if flip and self._recipe.flip_last:
+      frames = frames[:, :, ::-1]
     label = self._manifest.flip[clip.label] if flip else clip.label
     return _train_example(frames, label, erase=erase)
 
@@ -370,7 +377,7 @@ class _EvalVideo:
     self._bad = bad
     self._clips = clips
     self._cut = cut
-    self._sample = _entry(SAMPLERS, "sampling", config).eval
+    self._sampler, self._sampling = _sampling(config)
     # Refuses wrong numbers of views before any video is decoded.
     self._indices(1)
     self._crops = len(cut(1, 1))
@@ -396,10 +403,10 @@ class _EvalVideo:
 
   def _indices(self, n: int) -> Int[np.ndarray, " t"]:
     """Frames of all clips, one clip after the other."""
-    c, clips = self._config, self._clips
+    clips = self._clips
     return np.concatenate(
       [
-        self._sample(n, frames=c.frames, stride=c.stride, clip=k, clips=clips)
+        self._sampler.eval(n, clip=k, clips=clips, **self._sampling)
         for k in range(clips)
       ]
     )
@@ -410,7 +417,7 @@ class _EvalVideo:
     def scale(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "a b 3"]:
       if not crops:
         crops.extend(self._cut(*frame.shape[:2]))
-      return resize(frame, crops[0].height, crops[0].width)
+      return crops[0].scale(frame)
 
     with Video(self._manifest.file(clip)) as video:
       frames = video.read(self._indices(video.frames), scale)

@@ -1,12 +1,13 @@
 """Which frames of a video make a clip.
 
-Three conventions: a *dense* clip spreads its frames evenly over a window of
+Four conventions: a *dense* clip spreads its frames evenly over a window of
 `frames * stride` native frames (SlowFast, X-ViT); a *strided* one takes every
 `stride`-th frame of such a window (MMAction, Video Swin, TPS); *segments* (TSN,
 Wang et al. 2016) cuts the whole video into equal parts and takes a frame of
-each. Indices never leave the video: one that is too short repeats its last
-frame in a dense clip, and starts again in a strided one and in a *dense loop*
-(LAPS, TokShift).
+each; *snippets* take a strided clip of each part (SIFA). Indices never leave
+the video: one that is too short repeats its last frame in a dense clip, and
+starts again in a strided one, in snippets and in a *dense loop* (LAPS,
+TokShift).
 """
 
 import dataclasses
@@ -28,10 +29,13 @@ class Sampler:
       into a video of `n` frames.
     eval: chooses clip number `clip` of `clips`: `(n, *, frames, stride, clip,
       clips)` gives `frames` indices.
+    options: keys of the `data` part of the configuration that are arguments of
+      both, beside frames and stride.
   """
 
   train: Callable[..., Int[np.ndarray, " t"]]
   eval: Callable[..., Int[np.ndarray, " t"]]
+  options: tuple[str, ...] = ()
 
 
 def dense_train(
@@ -166,6 +170,70 @@ def segments_eval(
   return ((first + last) // 2, first, last)[clip]
 
 
+def snippets_train(
+  rng: np.random.Generator,
+  n: int,
+  *,
+  frames: int,
+  stride: int,
+  segments: int = 1,
+) -> Int[np.ndarray, " t"]:
+  """Every `stride`-th frame from a random one on, in each part (SIFA).
+
+  If the parts of `n // segments` frames are as long as a snippet of `frames /
+  segments * stride`, each snippet starts at a uniform integer that keeps it in
+  its part. Otherwise snippets overlap: with `g = (n - length) / segments` that
+  of part i starts at `int(i * g)` plus a uniform integer in [0, int(g)]. The
+  official code refuses a video shorter than a snippet; here snippets start at
+  frame 0 then, and wrap around at its end.
+
+  Args:
+    rng: source of the draws.
+    n: number of frames of the video, at least 1.
+    frames: number of indices to return.
+    stride: native frames between two indices of a snippet.
+    segments: parts of the video.
+
+  Raises:
+    ValueError: if `segments` does not divide `frames`.
+  """
+  first, room = _snippets(n, frames, stride, segments)
+  return _each(
+    first + rng.integers(int(room), size=segments, endpoint=True),
+    n,
+    frames,
+    stride,
+  )
+
+
+def snippets_eval(
+  n: int,
+  *,
+  frames: int,
+  stride: int,
+  clip: int,
+  clips: int,
+  segments: int = 1,
+) -> Int[np.ndarray, " t"]:
+  """Snippets that start at `clip / clips` of their free frames (SIFA).
+
+  The last clip never reaches the end. See `snippets_train`.
+
+  Args:
+    n: number of frames of the video, at least 1.
+    frames: number of indices to return.
+    stride: native frames between two indices of a snippet.
+    clip: which clip, in [0, clips).
+    clips: how many clips are taken of the video.
+    segments: parts of the video.
+
+  Raises:
+    ValueError: if `segments` does not divide `frames`.
+  """
+  first, room = _snippets(n, frames, stride, segments)
+  return _each(first + int(room * clip / clips), n, frames, stride)
+
+
 def _slack(n: int, frames: int, stride: int) -> int:
   return max(n - frames * stride, 0)
 
@@ -186,6 +254,31 @@ def _every(
   return (start + stride * np.arange(frames)) % n
 
 
+def _each(
+  starts: Int[np.ndarray, " s"], n: int, frames: int, stride: int
+) -> Int[np.ndarray, " t"]:
+  """The snippets of these starts, one after the other."""
+  steps = stride * np.arange(frames // len(starts))
+  return ((starts[:, None] + steps) % n).ravel()
+
+
+def _snippets(
+  n: int, frames: int, stride: int, segments: int
+) -> tuple[Int[np.ndarray, " s"], float | int]:
+  """The first start in each part, and by how much it may be later."""
+  if segments < 1 or frames % segments:
+    raise ValueError(
+      f"data.segments is {segments}, which does not divide the {frames} frames "
+      "of a clip: use a divisor."
+    )
+  numbers = np.arange(segments)
+  length, part = frames // segments * stride, n // segments
+  if part >= length:
+    return numbers * part, part - length
+  room = max(n - length, 0) / segments
+  return (numbers * room).astype(np.int64), room
+
+
 def _segments(
   n: int, frames: int
 ) -> tuple[Int[np.ndarray, " t"], Int[np.ndarray, " t"]]:
@@ -202,4 +295,5 @@ SAMPLERS = {
   ),
   "strided": Sampler(strided_train, strided_eval),
   "segments": Sampler(segments_train, segments_eval),
+  "snippets": Sampler(snippets_train, snippets_eval, options=("segments",)),
 }

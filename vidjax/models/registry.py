@@ -1,11 +1,14 @@
 """Named models: the published ones, baselines of their size, tiny ones."""
 
 import copy
+import dataclasses
 import difflib
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import DTypeLike
 
@@ -22,6 +25,7 @@ MODELS: dict[str, ModelSpec] = {
   **VISFORMER_MODELS,
   **SIFA_MODELS,
 }
+_RECORD = "registered"  # the attribute of a created model
 
 
 def list_models(contains: str = "") -> list[str]:
@@ -56,6 +60,47 @@ def model_options(name: str) -> dict[str, Any]:
   return {"name": name} | copy.deepcopy(dict(model_spec(name).options))
 
 
+@dataclasses.dataclass(frozen=True)
+class Registered:
+  """What a model was created from.
+
+  Attributes:
+    name: the registered name.
+    changes: JSON of the options that differ from the registered ones; text,
+      because a module's constants must be hashable.
+  """
+
+  name: str
+  changes: str
+
+  @property
+  def overrides(self) -> dict[str, Any]:
+    """The overrides of `create_model` that make the same model again."""
+    return from_json(json.loads(self.changes))
+
+
+def registered(model: Backbone) -> Registered:
+  """Returns what `create_model` made a model from.
+
+  Raises:
+    ValueError: if its class was called directly.
+  """
+  record = getattr(model, _RECORD, None)
+  if record is None:
+    raise ValueError(
+      f"this {type(model).__name__} has no registered name; build it with "
+      "vidjax.create_model"
+    )
+  return record
+
+
+def from_json(value: Any) -> Any:
+  """Returns options as `create_model` takes them: with tuples for lists."""
+  if isinstance(value, dict):
+    return {key: from_json(item) for key, item in value.items()}
+  return tuple(map(from_json, value)) if isinstance(value, list) else value
+
+
 def create_model(
   name: str,
   *,
@@ -86,11 +131,39 @@ def create_model(
       f"model {name!r} has no option {', '.join(map(repr, unknown))}; its "
       f"options are {', '.join(sorted(options))}"
     )
-  for key, value in overrides.items():
-    options[key] = _override(key, options[key], value)
-  return spec.backbone(
+  options = with_overrides(options, overrides)
+  record = Registered(name, _changes(name, spec.options, options))
+  model = spec.backbone(
     **options, dtype=dtype, remat=remat, rngs=rngs or nnx.Rngs(0)
   )
+  setattr(model, _RECORD, record)
+  return model
+
+
+def with_overrides(
+  options: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns a model's options with some changed, as `create_model` does.
+
+  Raises:
+    ValueError: if an option that is a dictionary is given something else.
+  """
+  changed = {
+    key: _override(key, options.get(key), value)
+    for key, value in overrides.items()
+  }
+  return dict(options) | changed
+
+
+def _changes(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+  changes = {key: value for key, value in new.items() if value != old[key]}
+  try:
+    return json.dumps(changes, sort_keys=True, default=np.generic.item)
+  except TypeError as error:
+    raise ValueError(
+      f"the options {changes} of model {name!r} cannot be stored ({error}); "
+      "use plain numbers, strings, tuples and dictionaries"
+    ) from error
 
 
 def _override(name: str, old: Any, new: Any) -> Any:

@@ -210,14 +210,17 @@ class Bottleneck(nnx.Module):
 
   def __call__(self, x: Maps, *, train: bool) -> Float[jax.Array, "b t y x c2"]:
     """Applies the block."""
-    y = nnx.relu(self.norm1(self.conv1(self._joined(x)), train=train))
-    y = nnx.relu(self.norm2(self.conv2(y), train=train))
-    y = self._between_frames(y, train=train)
+    y = self._between_frames(self.inner(x, train=train), train=train)
     y = self.norm3(self.conv3(y), train=train)
     if self.context is not None:
       y = y + self.context(y)
     skip = x if self.shortcut is None else self.shortcut(x, train=train)
     return nnx.relu(y + skip)
+
+  def inner(self, x: Maps, *, train: bool) -> Float[jax.Array, "b t y x c3"]:
+    """Returns the maps that the plug is given."""
+    y = nnx.relu(self.norm1(self.conv1(self._joined(x)), train=train))
+    return nnx.relu(self.norm2(self.conv2(y), train=train))
 
   def _joined(self, x: Maps) -> jax.Array:
     """What the first convolution sees."""

@@ -80,6 +80,7 @@ SIFA_MODELS: dict[str, ModelSpec] = {
   "sifa_r50_64f_k400": _net(400, 64),
   "sifa_r50_16f_ssv1": _net(174, 16),
   "sifa_r101_16f_k400": _net(400, 16, **R101),
+  "sifa_r101_32f_k400": _net(400, 32, **R101),
   "sifa_r101_64f_k400": _net(400, 64, **R101),
   "c2d_r50_16f_k400": _baseline("B"),
   "tsm_r50_16f_k400": _baseline("M"),

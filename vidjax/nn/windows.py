@@ -64,8 +64,8 @@ class RelativeBias(nnx.Module):
     if 1 < made_for != frames:
       raise ValueError(
         f"the position bias is made for {made_for} frames of tokens, but the "
-        f"clip has {frames}; set bias_frames={frames} and resize given weights "
-        "with vidjax.weights.swin.resize_biases, or change the number of frames"
+        f"clip has {frames}; set bias_frames={frames} and convert given "
+        "weights again (vidjax.weights.convert), or change the number of frames"
       )
 
   def __call__(self, places: Places) -> Float[jax.Array, "t g n n"]:

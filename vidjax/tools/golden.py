@@ -6,9 +6,17 @@ import pathlib
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Shaped
+
+from vidjax.models.backbone import Backbone
+from vidjax.nn.functional import Tree, merge, split
+from vidjax.weights.convert import convert, official_state
+from vidjax.weights.keys import KeyTable
+from vidjax.weights.layouts import layout_of
 
 LOGIT_TOLERANCE = 1e-5  # times the largest logit, or 1 if that is larger
 GRADIENT_TOLERANCE = 1e-4  # times the largest entry of each gradient
@@ -73,6 +81,71 @@ def relative_error(
   scale = float(np.abs(theirs).max(initial=0.0))
   error = largest_error(ours, theirs)
   return error / scale if scale else error
+
+
+def gradient_errors(
+  case: Case,
+  ours: Mapping[str, Shaped[np.ndarray, "..."]],
+  prefix: str = "g/",
+) -> list[float]:
+  """Returns the relative error of every array stored under a prefix.
+
+  Counters of batches, which vidjax has not, are left out.
+  """
+  return [
+    relative_error(ours[name], value)
+    for name, value in case.under(prefix).items()
+    if not name.endswith("num_batches_tracked")
+  ]
+
+
+def logit_scale(theirs: Shaped[np.ndarray, "..."]) -> float:
+  """Returns what errors are relative to: the largest entry, or 1."""
+  return max(1.0, float(np.abs(theirs).max(initial=0.0)))
+
+
+class Loaded(NamedTuple):
+  """A model with a case's weights, taken apart.
+
+  Attributes:
+    definition: as `vidjax.nn.functional.split` returns it, as the next two.
+    params: parameters.
+    stats: running statistics.
+    table: official keys of both.
+    round_trip: largest error of the weights that official code would get
+      back, which must be 0.
+  """
+
+  definition: Any
+  params: Tree
+  stats: Tree
+  table: KeyTable
+  round_trip: float
+
+  def export(self, tree: Tree) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """Returns a tree like `params` or `stats` by official keys."""
+    return self.table.export(jax.device_get(tree))
+
+
+def load_case(case: Case, model: Backbone) -> Loaded:
+  """Brings a case's weights to a model and back.
+
+  Raises:
+    WeightsError: if they do not fit.
+  """
+  stored = case.under("w/")
+  converted = convert(stored, model)
+  definition = split(model)[0]
+  trees = (converted.params, converted.stats)
+  ours = official_state(merge(definition, *trees))
+  ignored = {key for key, _ in converted.report.ignored}
+  errors = [
+    largest_error(ours[key], value) if key in ours else float("inf")
+    for key, value in stored.items()
+    if key not in ignored
+  ]
+  table = layout_of(model).table
+  return Loaded(definition, *trees, table, max(errors))
 
 
 def read_case(path: pathlib.Path) -> Case:

@@ -25,13 +25,14 @@ from vidjax.ops.periodic_shift import periodic_shift, plain_shift
 from vidjax.tools.golden import (
   Case,
   Result,
+  gradient_errors,
   largest_error,
+  load_case,
+  logit_scale,
   relative_error,
 )
 from vidjax.train.losses import cross_entropy
 from vidjax.train.optim import make_optimizer
-from vidjax.weights.keys import KeyTable, load
-from vidjax.weights.laps import VISFORMER, VIT
 
 # The official code's names of the variants.
 SHIFTS = {
@@ -96,52 +97,45 @@ def _leap(official: Mapping, levels: Sequence[int | None]) -> dict[str, Any]:
 
 def run_visformer(case: Case) -> Result:
   """A model with its stored weights, or its training."""
-  model = build_visformer(case.official)
   run = _train if "lr" in case.official else _differentiate
-  return run(case, model, VISFORMER)
+  return run(case, build_visformer(case.official))
 
 
 def run_vit(case: Case) -> Result:
   """A ViT with its stored weights."""
-  return _differentiate(case, build_vit(case.official), VIT)
+  return _differentiate(case, build_vit(case.official))
 
 
-def _differentiate(case: Case, model: Backbone, table: KeyTable) -> Result:
+def _differentiate(case: Case, model: Backbone) -> Result:
   """Logits, loss and gradients in evaluation mode."""
-  definition, *templates = split(model)
-  params, stats = load(table, case.under("w/"), *templates)
+  loaded = load_case(case, model)
   video = jnp.asarray(rearrange(case.arrays["input"], INPUT))
   coefficients = jnp.asarray(case.arrays["loss_coef"])
 
   def loss_and_logits(params):
-    logits = merge(definition, params, stats)(video)
+    logits = merge(loaded.definition, params, loaded.stats)(video)
     return (logits * coefficients).sum(), logits
 
   differentiate = jax.jit(jax.value_and_grad(loss_and_logits, has_aux=True))
-  (loss, logits), gradients = differentiate(params)
-  ours = table.export(jax.device_get(gradients))
-  errors = [
-    relative_error(ours[name], stored)
-    for name, stored in case.under("g/").items()
-  ]
+  (loss, logits), gradients = differentiate(loaded.params)
+  errors = [loaded.round_trip]
+  errors += gradient_errors(case, loaded.export(gradients))
   errors.append(relative_error(np.asarray(loss), case.arrays["loss"]))
   stored = case.arrays["logits"]
   return Result(
-    largest_error(np.asarray(logits), stored),
-    max(1.0, float(np.abs(stored).max())),
-    max(errors),
+    largest_error(np.asarray(logits), stored), logit_scale(stored), max(errors)
   )
 
 
-def _train(case: Case, model: Backbone, table: KeyTable) -> Result:
+def _train(case: Case, model: Backbone) -> Result:
   """Two optimiser steps, each from the gradients of several micro-batches.
 
   Losses count with the logits; the gradient, its norm, weights and running
   statistics, each relative to its largest entry, as gradients.
   """
   official = case.official
-  definition, *templates = split(model)
-  params, stats = load(table, case.under("w/"), *templates)
+  loaded = load_case(case, model)
+  params, stats = loaded.params, loaded.stats
   optimizer = make_optimizer(
     ConfigDict(
       {
@@ -162,7 +156,7 @@ def _train(case: Case, model: Backbone, table: KeyTable) -> Result:
   @jax.jit
   def differentiate(params: Tree, stats: Tree, video, labels):
     def loss(params):
-      model = merge(definition, params, stats)
+      model = merge(loaded.definition, params, stats)
       logits = model(video, train=True)
       losses = cross_entropy(logits, labels, official["label_smoothing"])
       return losses.mean(), (logits, split(model)[2])
@@ -170,7 +164,7 @@ def _train(case: Case, model: Backbone, table: KeyTable) -> Result:
     return jax.value_and_grad(loss, has_aux=True)(params)
 
   opt_state = optimizer.init(params)
-  logit_errors, scale, errors = [], 1.0, []
+  logit_errors, scale, errors = [], 1.0, [loaded.round_trip]
   micro_batches = list(
     zip(
       jnp.asarray(
@@ -192,29 +186,18 @@ def _train(case: Case, model: Backbone, table: KeyTable) -> Result:
         largest_error(np.asarray(logits), stored["logits"]),
         largest_error(np.asarray(loss), stored["loss"]),
       ]
-      scale = max(scale, float(np.abs(stored["logits"]).max()))
+      scale = max(scale, logit_scale(stored["logits"]))
     if step == 0:
-      errors += _relative(table, total, case.under("g/"))
+      errors += gradient_errors(case, loaded.export(total))
     stored = case.under(f"step{step}/")
     norm = np.asarray(optax.tree.norm(total))
     errors.append(relative_error(norm, stored["grad_norm"]))
     updates, opt_state = optimizer.update(total, opt_state, params)
     params: Any = optax.apply_updates(params, updates)
-    errors += _relative(table, params, case.under(f"step{step}/p/"))
-    errors += _relative(table, stats, case.under(f"step{step}/b/"))
+    for prefix, tree in (("p", params), ("b", stats)):
+      ours = loaded.export(tree)
+      errors += gradient_errors(case, ours, f"step{step}/{prefix}/")
   return Result(max(logit_errors), scale, max(errors))
-
-
-def _relative(
-  table: KeyTable, tree: Tree, stored: Mapping[str, np.ndarray]
-) -> list[float]:
-  """The error of every stored array but the counters of batches."""
-  ours = table.export(jax.device_get(tree))
-  return [
-    relative_error(ours[name], value)
-    for name, value in stored.items()
-    if not name.endswith("num_batches_tracked")
-  ]
 
 
 def run_patterns(case: Case) -> Result:

@@ -23,20 +23,17 @@ from vidjax.ops.interframe import displacements, interframe_attention
 from vidjax.tools.golden import (
   Case,
   Result,
+  gradient_errors,
   largest_error,
+  load_case,
+  logit_scale,
   relative_error,
 )
 from vidjax.train.losses import cross_entropy
 from vidjax.train.schedule import gradual_cosine
-from vidjax.weights.keys import KeyTable
-from vidjax.weights.sifa import (
-  BOTTLENECK,
-  RESNET,
-  inflate_resnet,
-  inflate_swin,
-  load,
-  swin_table,
-)
+from vidjax.weights.entries import entries, values
+from vidjax.weights.keys import KeyTable, load
+from vidjax.weights.sifa import BOTTLENECK, inflate_resnet, inflate_swin
 
 MAPS = "b c t h w -> b t h w c"
 
@@ -92,13 +89,13 @@ def run_net(case: Case) -> Result:
   """
   sifa = any(name.startswith("act/layer2.1.def_cor") for name in case.arrays)
   with jax.enable_x64(True):
-    definition, *templates = split(build_net(case.official, sifa=sifa))
-    params, stats = load(RESNET, case.under("w/"), *templates)
+    loaded = load_case(case, build_net(case.official, sifa=sifa))
+    params = loaded.params
     video = _maps(case.arrays["input"], jnp.float64)
     labels = jnp.asarray(case.arrays["labels"], jnp.int32)
 
     def forward(params, video, train):
-      model = merge(definition, params, stats)
+      model = merge(loaded.definition, params, loaded.stats)
       logits = model.head_logits(video, train=train)
       loss = sum(cross_entropy(each, labels).mean() for each in logits)
       return loss, (logits, split(model)[2])
@@ -114,7 +111,8 @@ def run_net(case: Case) -> Result:
         np.asarray(jnp.exp(mean_prediction(logits))), theirs["prob"]
       ),
     ]
-    errors = _gradient_errors(case, RESNET, *gradients)
+    errors = [loaded.round_trip]
+    errors += _gradient_errors(case, loaded.table, *gradients)
     errors.append(relative_error(np.asarray(loss), theirs["loss"]))
     if "train/logits" in theirs:
       run = jax.jit(lambda p, v: forward(p, v, True))
@@ -124,12 +122,8 @@ def run_net(case: Case) -> Result:
         logits, stored["logits"], stored["logits_dual"]
       )
       errors.append(relative_error(np.asarray(loss), stored["loss"]))
-      ours = RESNET.export(jax.device_get(stats))
-      errors += [
-        relative_error(ours[name], value)
-        for name, value in case.under("train/new/").items()
-      ]
-  return Result(max(logit_errors), _scale(theirs["logits"]), max(errors))
+      errors += gradient_errors(case, loaded.export(stats), "train/new/")
+  return Result(max(logit_errors), logit_scale(theirs["logits"]), max(errors))
 
 
 def run_bottleneck(case: Case) -> Result:
@@ -172,33 +166,32 @@ def run_bottleneck(case: Case) -> Result:
     errors = _gradient_errors(case, BOTTLENECK, *gradients)
   theirs = rearrange(case.arrays["output"], MAPS)
   return Result(
-    largest_error(np.asarray(y), theirs), _scale(theirs), max(errors)
+    largest_error(np.asarray(y), theirs), logit_scale(theirs), max(errors)
   )
 
 
 def run_swin(case: Case) -> Result:
   """Logits, loss and gradients of a SIFA-Swin with its stored weights."""
-  table = swin_table(case.official["window_size"])
-  definition, *templates = split(build_swin(case.official))
-  params, stats = load(table, case.under("w/"), *templates)
+  loaded = load_case(case, build_swin(case.official))
   video = _maps(case.arrays["input"])
   labels = jnp.asarray(case.arrays["labels"], jnp.int32)
 
   @jax.jit
   def differentiate(params, video):
     def loss_and_logits(params, video):
-      logits = merge(definition, params, stats)(video)
+      logits = merge(loaded.definition, params, loaded.stats)(video)
       return cross_entropy(logits, labels).mean(), logits
 
     differentiated = jax.value_and_grad(loss_and_logits, (0, 1), has_aux=True)
     return differentiated(params, video)
 
-  (loss, logits), gradients = differentiate(params, video)
-  errors = _gradient_errors(case, table, *gradients)
+  (loss, logits), gradients = differentiate(loaded.params, video)
+  errors = [loaded.round_trip]
+  errors += _gradient_errors(case, loaded.table, *gradients)
   errors.append(relative_error(np.asarray(loss), case.arrays["loss"]))
   theirs = case.arrays["logits"]
   return Result(
-    largest_error(np.asarray(logits), theirs), _scale(theirs), max(errors)
+    largest_error(np.asarray(logits), theirs), logit_scale(theirs), max(errors)
   )
 
 
@@ -270,7 +263,7 @@ def _operation(stored: Mapping[str, np.ndarray], options: Mapping) -> Result:
     errors.append(relative_error(np.asarray(gradients[3]), theirs))
   return Result(
     max(largest_error(np.asarray(y), theirs) for theirs, y in pairs),
-    max(_scale(theirs) for theirs, _ in pairs),
+    max(logit_scale(theirs) for theirs, _ in pairs),
     max(errors),
   )
 
@@ -315,7 +308,7 @@ def _grouped(stored: Mapping[str, np.ndarray], groups: int) -> Result:
       largest_error(np.asarray(corr), theirs),
       largest_error(np.asarray(agg), rearrange(stored["agg"], MAPS)),
     ),
-    max(_scale(theirs), _scale(stored["agg"])),
+    max(logit_scale(theirs), logit_scale(stored["agg"])),
     max(relative_error(np.asarray(y), np.asarray(z)) for y, z in wanted),
   )
 
@@ -359,23 +352,23 @@ def _aggregate(
 
 def run_transfer(case: Case) -> Result:
   """Image weights to video weights, exactly."""
-  resnet = inflate_resnet(case.under("resnet/in/"))
-  swin = inflate_swin(case.under("swin/in/"))
-  # Neither model has these; the official code copies and then ignores them.
-  unused = ("head.", "patch_embed.norm.")
-  wanted = {
-    key: value
-    for key, value in case.under("swin/out/").items()
-    if not key.startswith(unused)
-  }
-  errors = [
-    largest_error(ours[key], value) if key in ours else float("inf")
-    for ours, theirs in ((resnet, case.under("resnet/out/")), (swin, wanted))
-    for key, value in theirs.items()
-  ]
-  same = resnet.keys() == case.under("resnet/out/").keys()
-  same &= swin.keys() == wanted.keys()
-  return Result(max(errors) if same else float("inf"))
+  resnet = values(inflate_resnet(entries(case.under("resnet/in/"))))
+  swin = values(inflate_swin(entries(case.under("swin/in/"))))
+  # No model has these: the official code copies and then ignores them.
+  unused = ("head.", "patch_embed.norm.", "fc.")
+  errors = []
+  for ours, theirs in (
+    (resnet, case.under("resnet/out/")),
+    (swin, case.under("swin/out/")),
+  ):
+    ours, theirs = (
+      {k: x for k, x in state.items() if not k.startswith(unused)}
+      for state in (ours, theirs)
+    )
+    if ours.keys() != theirs.keys():
+      return Result(float("inf"))
+    errors += [largest_error(ours[k], value) for k, value in theirs.items()]
+  return Result(max(errors))
 
 
 def run_schedule(case: Case) -> Result:
@@ -410,10 +403,6 @@ def _offsets(x: np.ndarray) -> jax.Array:
   return jnp.asarray(rearrange(x, layout, o=2), jnp.float32)
 
 
-def _scale(theirs: np.ndarray) -> float:
-  return max(1.0, float(np.abs(theirs).max(initial=0)))
-
-
 def _head_errors(logits: Any, *stored: np.ndarray) -> list[float]:
   return [
     largest_error(np.asarray(ours), theirs)
@@ -427,10 +416,7 @@ def _gradient_errors(
   ours = table.export(jax.device_get(params))
   back = "b t h w c -> b c t h w"
   ours["input"] = rearrange(np.asarray(inputs), back)
-  return [
-    relative_error(ours[name], value)
-    for name, value in case.under("g/").items()
-  ]
+  return gradient_errors(case, ours)
 
 
 KINDS = {

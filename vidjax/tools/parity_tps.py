@@ -26,12 +26,17 @@ from vidjax.ops.windows import (
 from vidjax.tools.golden import (
   Case,
   Result,
+  gradient_errors,
   largest_error,
+  load_case,
+  logit_scale,
   relative_error,
 )
 from vidjax.train.losses import cross_entropy
+from vidjax.weights.entries import entries, values
 from vidjax.weights.swin import inflate
-from vidjax.weights.tps import TPS, bias_table
+from vidjax.weights.tps import position_index
+from vidjax.weights.transforms import bias_table
 
 WINDOW = (1, 7, 7)
 # The official code's names of the schedules.
@@ -65,24 +70,20 @@ def build(official: Mapping, schedule: str = "pst") -> Swin:
 
 def run_model(case: Case) -> Result:
   """Logits, loss and gradients of one model with its stored weights."""
-  definition, template, stats = split(build(case.official))
-  params = TPS.load(case.under("w/"), template)
+  loaded = load_case(case, build(case.official))
   video = jnp.asarray(rearrange(case.arrays["input"], "b c t h w -> b t h w c"))
   classes = case.official["num_classes"]
   labels = jnp.arange(len(video), dtype=jnp.int32) % classes
 
   def loss_and_logits(params):
-    logits = merge(definition, params, stats)(video)
+    logits = merge(loaded.definition, params, loaded.stats)(video)
     penalty = 0.05 * (logits**2).mean()
     return cross_entropy(logits, labels).mean() + penalty, logits
 
   differentiate = jax.jit(jax.value_and_grad(loss_and_logits, has_aux=True))
-  (loss, logits), gradients = differentiate(params)
-  ours = TPS.export(jax.device_get(gradients))
-  errors = [
-    relative_error(ours[name], stored)
-    for name, stored in case.under("g/").items()
-  ]
+  (loss, logits), gradients = differentiate(loaded.params)
+  errors = [loaded.round_trip]
+  errors += gradient_errors(case, loaded.export(gradients))
   if "loss" in case.arrays:
     errors.append(relative_error(np.asarray(loss)[None], case.arrays["loss"]))
   stored = case.arrays["logits"]
@@ -90,11 +91,9 @@ def run_model(case: Case) -> Result:
   for name, value in case.under("variant/").items():
     schedule = VARIANTS[name.removesuffix("/logits")]
     variant = split(build(case.official, schedule))[0]
-    ours = jax.jit(merge(variant, params, stats))(video)
+    ours = jax.jit(merge(variant, loaded.params, loaded.stats))(video)
     logit_errors.append(largest_error(np.asarray(ours), value))
-  return Result(
-    max(logit_errors), max(1.0, float(np.abs(stored).max())), max(errors)
-  )
+  return Result(max(logit_errors), logit_scale(stored), max(errors))
 
 
 def run_ops(case: Case) -> Result:
@@ -110,11 +109,9 @@ def run_inflate(case: Case) -> Result:
   errors = []
   for name in ("w7", "w12"):
     stored = case.under(f"{name}/out/")
-    ours = inflate(case.under(f"{name}/in/"), patch_frames=2, window=(16, 7, 7))
-    errors += [
-      largest_error(ours[f"backbone.{key}"], value)
-      for key, value in stored.items()
-    ]
+    images = entries(case.under(f"{name}/in/"))
+    ours = values(inflate(images, patch_frames=2, window=(16, 7, 7)))
+    errors += [largest_error(ours[key], value) for key, value in stored.items()]
   return Result(max(errors))
 
 
@@ -163,13 +160,14 @@ def _bias(stored: Mapping[str, Any]) -> float:
     ("psm", mosaic("c9", 7, 7)),
     ("tsm_and_space", np.zeros(49, int)),
   ):
-    frames = np.arange(16)[:, None] - 0 * offsets
-    if name == "psm":
-      frames = source_frames(16, offsets)
+    frames = source_frames(16, offsets)
     ours = relative_bias(table, _places(frames), _places(frames[:1]))
-    errors.append(
-      largest_error(np.asarray(ours)[:, 0], stored[f"rel_index/{name}"])
-    )
+    index = position_index(frames, frames[:1], (16, 7, 7))
+    theirs = stored[f"rel_index/{name}"]
+    errors += [
+      largest_error(np.asarray(ours)[:, 0], theirs),
+      largest_error(index, theirs),
+    ]
   return max(errors)
 
 

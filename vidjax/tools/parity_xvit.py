@@ -14,18 +14,20 @@ from ml_collections import ConfigDict
 from vidjax.data.geometry import eval_crops, multiscale, resize, short_side
 from vidjax.data.sampling import SAMPLERS
 from vidjax.models.vit import ViT
-from vidjax.nn.functional import merge, split
+from vidjax.nn.functional import merge
 from vidjax.tools.golden import (
   Case,
   Result,
+  gradient_errors,
   largest_error,
+  load_case,
+  logit_scale,
   read_case,
   relative_error,
 )
 from vidjax.train.losses import cross_entropy
 from vidjax.train.optim import make_optimizer
 from vidjax.train.schedule import learning_rate
-from vidjax.weights import xvit as keys
 
 # The released recipes: epochs, base rate, rate at step 0, warm-up epochs.
 SCHEDULES = {
@@ -37,19 +39,18 @@ SCHEDULES = {
 NO_DECAY = (r"^head/(norm|fc\d?)/bias$",)
 
 
-def build(official: Mapping) -> tuple[ViT, keys.KeyTable]:
-  """Returns the abstract model of a case and the table of its keys."""
+def build(official: Mapping) -> ViT:
+  """Returns the abstract model of a case."""
   mixes = official["mix"] != "none"
-  average = official["head"] == "avg"
   head = {"kind": "average"}
-  if not average:
+  if official["head"] != "avg":
     head = {
       "kind": "temporal_attention",
       "heads": official["ta_heads"] or official["heads"],
       "layers": official["ta_layers"],
       "mlp_dim": official.get("ta_mlp_dim"),
     }
-  model = nnx.eval_shape(
+  return nnx.eval_shape(
     lambda: ViT(
       official["num_classes"],
       image_size=official["img"] if official["native_grid"] else 224,
@@ -68,48 +69,37 @@ def build(official: Mapping) -> tuple[ViT, keys.KeyTable]:
       else {"op": "none"},
       temporal_positions=official["temp_len"],
       head=head,
+      dropout_rate=official.get("dropout", 0.5),
       rngs=nnx.Rngs(0),
     )
   )
-  if not average:
-    return model, keys.TEMPORAL_ATTENTION
-  if official.get("dropout", 0.5) == 0:
-    return model, keys.AVERAGE_WITHOUT_DROPOUT
-  return model, keys.AVERAGE
 
 
 def run_model(case: Case) -> Result:
   """Logits, loss and gradients of one model with its stored weights."""
-  model, table = build(case.official)
-  definition, template, stats = split(model)
-  params = table.load(case.under("w/"), template)
+  loaded = load_case(case, build(case.official))
   video = rearrange(case.arrays["input"], "b c t h w -> b t h w c")
   labels = jnp.asarray(case.arrays["labels"], jnp.int32)
 
   def loss_and_logits(params, video):
-    logits = merge(definition, params, stats)(video)
+    logits = merge(loaded.definition, params, loaded.stats)(video)
     return cross_entropy(logits, labels, 0.3).mean(), logits
 
   differentiate = jax.value_and_grad(
     loss_and_logits, argnums=(0, 1), has_aux=True
   )
   (loss, logits), (gradients, video_gradient) = jax.jit(differentiate)(
-    params, jnp.asarray(video)
+    loaded.params, jnp.asarray(video)
   )
-  ours = table.export(jax.device_get(gradients))
+  ours = loaded.export(gradients)
   ours["input"] = rearrange(
     np.asarray(video_gradient), "b t h w c -> b c t h w"
   )
-  errors = [
-    relative_error(ours[name], stored)
-    for name, stored in case.under("g/").items()
-  ]
+  errors = [loaded.round_trip, *gradient_errors(case, ours)]
   errors.append(relative_error(np.asarray(loss), case.arrays["loss"]))
   stored = case.arrays["logits"]
   return Result(
-    largest_error(np.asarray(logits), stored),
-    max(1.0, float(np.abs(stored).max())),
-    max(errors),
+    largest_error(np.asarray(logits), stored), logit_scale(stored), max(errors)
   )
 
 
@@ -120,9 +110,8 @@ def run_sgd(case: Case) -> Result:
   weights, relative to each weight's largest entry, as that of the gradients.
   """
   start = read_case(case.path.with_name("tiny_ta_div8.npz"))
-  model, table = build(start.official)
-  definition, template, stats = split(model)
-  params = table.load(start.under("w/"), template)
+  loaded = load_case(start, build(start.official))
+  params = loaded.params
   video = rearrange(start.arrays["input"], "b c t h w -> b t h w c")
   labels = jnp.asarray(start.arrays["labels"], jnp.int32)
   rates = jnp.asarray(case.arrays["lrs"])
@@ -144,7 +133,7 @@ def run_sgd(case: Case) -> Result:
   @jax.jit
   def step(params, opt_state, video):
     def loss(params):
-      logits = merge(definition, params, stats)(video)
+      logits = merge(loaded.definition, params, loaded.stats)(video)
       return cross_entropy(logits, labels).mean()
 
     value, gradients = jax.value_and_grad(loss)(params)
@@ -155,12 +144,14 @@ def run_sgd(case: Case) -> Result:
   for _ in rates:
     params, opt_state, value = step(params, opt_state, video)
     losses.append(float(value))
-  ours = table.export(jax.device_get(params))
+  stored = case.arrays["losses"]
   after = case.under("after3/")
+  errors = [
+    relative_error(value, after[name])
+    for name, value in loaded.export(params).items()
+  ]
   return Result(
-    largest_error(np.asarray(losses), case.arrays["losses"]),
-    max(1.0, float(np.abs(case.arrays["losses"]).max())),
-    max(relative_error(value, after[name]) for name, value in ours.items()),
+    largest_error(np.asarray(losses), stored), logit_scale(stored), max(errors)
   )
 
 

@@ -91,6 +91,8 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     if start:
       state = checkpoints.restore(run.abstract_state, start)
       logging.info("continuing from the checkpoint of step %d", start)
+      if config.init_from:
+        logging.info("init_from=%s is not used again", config.init_from)
     else:
       state = run.init(jax.random.key(config.seed))
     writer.truncate_after(start)

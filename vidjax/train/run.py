@@ -1,7 +1,7 @@
 """What a run builds before its first step: model, mesh, state, functions."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from vidjax.checks import Config, one_of
 from vidjax.models.cost import multiply_adds
 from vidjax.models.registry import create_model
 from vidjax.nn.functional import split
+from vidjax.train.init_from import start_from
 from vidjax.train.mixup import check_mixup
 from vidjax.train.optim import lr_factors, make_optimizer, micro_batch_size
 from vidjax.train.schedule import learning_rate
@@ -23,7 +24,7 @@ from vidjax.train.sharding import (
   state_shardings,
 )
 from vidjax.train.state import TrainState, make_init
-from vidjax.train.step import Batch, Metrics, make_train_step
+from vidjax.train.step import make_train_step
 from vidjax.train.throughput import with_prefix
 
 
@@ -34,8 +35,8 @@ class Run:
   Attributes:
     definition: the model, to be merged with parameters.
     mesh: the devices.
-    init: compiled function from a key to the sharded state at step 0.
-    train_step: compiled `(state, batch) -> (state, metrics)`; donates state.
+    init: function from a key to the sharded state at step 0.
+    train_step: jitted `(state, batch) -> (state, metrics)`; donates state.
     abstract_state: shapes, dtypes and shardings of the state.
     parameters: number of parameters.
     frozen: how many of them do not train.
@@ -45,24 +46,35 @@ class Run:
   definition: Any
   mesh: Mesh
   init: Callable[[jax.Array], TrainState]
-  train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+  train_step: Any
   abstract_state: TrainState
   parameters: int
   frozen: int
   multiply_adds: int
 
 
-def build(config: Config, total_steps: int, steps_per_epoch: int) -> Run:
+def build(
+  config: Config,
+  total_steps: int,
+  steps_per_epoch: int,
+  devices: Sequence[Any] | None = None,
+) -> Run:
   """Builds the run that a configuration describes; computes nothing.
 
   The forward pass is traced once, so options that do not fit each other fail
   here and not after the first epoch.
 
+  Args:
+    config: complete configuration.
+    total_steps: optimiser steps of the run.
+    steps_per_epoch: optimiser steps of an epoch.
+    devices: of the mesh; None takes all there are.
+
   Raises:
     ValueError: if a part of the configuration does not fit another.
   """
   one_of("dtype", config.dtype, ("float32", "bfloat16"))
-  mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+  mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices)
   _check_batches(config, mesh)
   model = abstract_model(config)
   definition, params, stats = split(model)
@@ -92,6 +104,12 @@ def build(config: Config, total_steps: int, steps_per_epoch: int) -> Run:
   init = make_init(initial, optimizer, ema=config.train.ema_decay > 0)
   abstract = jax.eval_shape(init, jax.random.key(0))
   shardings = state_shardings(abstract, mesh)
+  # Without out_shardings the optimiser's moments would be replicated.
+  init = jax.jit(init, out_shardings=shardings)
+  if config.init_from:
+    init = start_from(
+      config.init_from, init, initial, definition, mesh, config.checkpoint.best
+    )
   train_step = jax.jit(
     make_train_step(definition, optimizer, schedule, config, trains),
     in_shardings=(shardings, batch_sharding(mesh)),
@@ -101,8 +119,7 @@ def build(config: Config, total_steps: int, steps_per_epoch: int) -> Run:
   run = Run(
     definition=definition,
     mesh=mesh,
-    # Without out_shardings the optimiser's moments would be replicated.
-    init=jax.jit(init, out_shardings=shardings),
+    init=init,
     train_step=train_step,
     abstract_state=jax.tree.map(_with_sharding, abstract, shardings),
     parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),

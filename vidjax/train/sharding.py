@@ -6,6 +6,7 @@ moving averages end in the path of their parameter and follow its rule.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -31,27 +32,33 @@ MESH_AXES: dict[str | None, str | None] = {
 }
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+def make_mesh(
+  data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None
+) -> Mesh:
   """Returns the device mesh with axes `data` and `fsdp`.
 
   Args:
     data: devices that hold different clips and the same parameters; -1 takes
       all that `fsdp` leaves.
     fsdp: devices that also split the parameters and the optimiser's state.
+    devices: None takes all there are.
 
   Raises:
     ValueError: if the sizes do not multiply to the number of devices.
   """
-  devices = jax.device_count()
+  devices = jax.devices() if devices is None else devices
   if data == -1 and fsdp > 0:
-    data = devices // fsdp
-  if data < 1 or fsdp < 1 or data * fsdp != devices:
+    data = len(devices) // fsdp
+  if data < 1 or fsdp < 1 or data * fsdp != len(devices):
     raise ValueError(
-      f"a mesh of data={data} x fsdp={fsdp} does not fit {devices} devices; "
-      "set mesh.data=-1 and mesh.fsdp to a divisor of the number of devices"
+      f"a mesh of data={data} x fsdp={fsdp} does not fit {len(devices)} "
+      "devices; set mesh.data=-1 and mesh.fsdp to a divisor of their number"
     )
   return jax.make_mesh(
-    (data, fsdp), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+    (data, fsdp),
+    AXES,
+    axis_types=(AxisType.Auto,) * len(AXES),
+    devices=devices,
   )
 
 

@@ -7,63 +7,21 @@ lists everything that does not fit.
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from einops import EinopsError, rearrange
+from einops import EinopsError
 from flax import traverse_util
-from jaxtyping import Float
 
 from vidjax.nn.functional import Tree
-
-Array = Float[np.ndarray, "..."]
+from vidjax.weights.entries import Entry, entries
+from vidjax.weights.transforms import LINEAR, SAME, Array, Transform
 
 
 class WeightsError(ValueError):
   """Weights that do not fit the model; the message lists every key."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Transform:
-  """A change of layout and its inverse."""
-
-  name: str
-  forward: Callable[[Array], Array]
-  inverse: Callable[[Array], Array]
-
-
-def squeeze(*axes: int) -> Transform:
-  """Drops axes of length one."""
-  return Transform(
-    f"squeeze{axes}",
-    lambda x: np.squeeze(x, axes),
-    lambda x: np.expand_dims(x, axes),
-  )
-
-
-def _to_conv(x: Array) -> Array:
-  side = round((x.shape[0] / 3) ** 0.5)
-  return rearrange(x, "(p q i) o -> o i p q", p=side, q=side)
-
-
-SAME = Transform("same", lambda x: x, lambda x: x)
-# PyTorch stores linear weights as (out, in).
-LINEAR = Transform("transpose", np.transpose, np.transpose)
-# A convolution whose stride is its kernel, as a matrix over flat patches.
-PATCHES = Transform(
-  "patches", lambda x: rearrange(x, "o i p q -> (p q i) o"), _to_conv
-)
-
-
-def tubes(side: int) -> Transform:
-  """The same of patches of several frames, with `side` rows and columns."""
-  return Transform(
-    f"tubes({side})",
-    lambda x: rearrange(x, "o i s p q -> (s p q i) o"),
-    lambda x: rearrange(x, "(s p q i) o -> o i s p q", p=side, q=side, i=3),
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,10 +85,59 @@ def block_rules(source: str, target: str) -> list[Rule]:
 
 @dataclasses.dataclass(frozen=True)
 class Ignored:
-  """Source keys that vidjax does not need, and why."""
+  """Keys (of a source) or paths (of a model) that may stay out, and why."""
 
   pattern: str
   reason: str
+
+
+def reason_of(name: str, ignored: Sequence[Ignored]) -> str | None:
+  """Returns why a name may stay out, or None if it may not."""
+  for each in ignored:
+    if re.fullmatch(each.pattern, name):
+      return each.reason
+  return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One filled array: where it is from, where it went, and how."""
+
+  source: str
+  shape: tuple[int, ...]
+  path: str
+  path_shape: tuple[int, ...]
+  transform: str
+  resized: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+  """A source key or a path of the model that does not fit, and why."""
+
+  source: str
+  path: str
+  message: str
+
+
+@dataclasses.dataclass
+class Placed:
+  """What became of every key and path.
+
+  Attributes:
+    filled: arrays by path.
+    rows: one for each of them.
+    ignored: source keys and reasons.
+    faults: what does not fit.
+  """
+
+  filled: dict[str, Any] = dataclasses.field(default_factory=dict)
+  rows: list[Row] = dataclasses.field(default_factory=list)
+  ignored: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+  faults: list[Fault] = dataclasses.field(default_factory=list)
+
+
+Resize = Callable[[str, Entry, tuple[int, ...]], Entry]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +157,64 @@ class KeyTable:
       path = rule.match(key)
       if path is not None:
         return path, rule.transform
-    if any(re.fullmatch(i.pattern, key) for i in self.ignored):
+    if reason_of(key, self.ignored) is not None:
       return None
     raise KeyError(key)
+
+  def place(
+    self,
+    source: Mapping[str, Entry],
+    wanted: Mapping[str, Any],
+    resize: Resize = lambda path, entry, shape: entry,
+  ) -> Placed:
+    """Brings every entry to its path; nothing is raised.
+
+    Args:
+      source: entries by official key.
+      wanted: leaves by path; only shapes and dtypes are read.
+      resize: given path, entry and wanted shape where the entry has another,
+        returns the entry in that shape, or as it is.
+    """
+    placed, seen = Placed(), set()
+
+    def fault(entry: Entry, path: str, message: str) -> None:
+      placed.faults.append(Fault(entry.name, path, message))
+
+    for key, entry in source.items():
+      name = f"{entry.name} {entry.shape}"
+      try:
+        found = None if entry.unused else self.target(key)
+      except KeyError:
+        fault(entry, "", f"unknown key {name}")
+        continue
+      if found is None:
+        reason = entry.unused or reason_of(key, self.ignored) or ""
+        placed.ignored.append((entry.name, reason))
+        continue
+      path, transform = found
+      if path not in wanted:
+        fault(entry, "", f"{name} belongs to {path}, which this model lacks")
+      elif path in seen:
+        fault(entry, "", f"{name} gives {path}, which another key gives")
+      else:
+        seen.add(path)
+        shape = tuple(wanted[path].shape)
+        moved, resized = _moved(entry, path, transform, shape, resize)
+        got = entry.value.shape if moved is None else moved.value.shape
+        if moved is not None and got == shape:
+          placed.filled[path] = jnp.asarray(moved.value, wanted[path].dtype)
+          steps = ", ".join(moved.changes) or "same"
+          row = Row(entry.name, entry.shape, path, shape, steps, resized)
+          placed.rows.append(row)
+        else:
+          has = f"but the model has {shape}"
+          fault(entry, path, f"{name} gives {path} {got}, {has}")
+    placed.faults += [
+      Fault("", path, f"nothing fills {path} {tuple(leaf.shape)}")
+      for path, leaf in wanted.items()
+      if path not in seen
+    ]
+    return placed
 
   def load(
     self, source: Mapping[str, Any], template: Mapping[str, Any]
@@ -166,46 +228,10 @@ class KeyTable:
     Raises:
       WeightsError: listing every unknown, missing and mis-shaped key.
     """
-    wanted: dict[str, Any] = traverse_util.flatten_dict(dict(template), sep="/")
-    filled: dict[str, Any] = {}
-    faults, faulty = [], set()
-    for key, value in source.items():
-      try:
-        found = self.target(key)
-      except KeyError:
-        faults.append(f"unknown key {key} {np.shape(value)}")
-        continue
-      if found is None:
-        continue
-      path, transform = found
-      if path not in wanted:
-        faults.append(f"{key} belongs to {path}, which this model lacks")
-        continue
-      shape, dtype = wanted[path].shape, wanted[path].dtype
-      try:
-        array = transform.forward(np.asarray(value))
-        fits = array.shape == shape
-      except (ValueError, EinopsError):  # another number of axes
-        array, fits = np.asarray(value), False
-      if not fits:
-        faulty.add(path)
-        faults.append(
-          f"{key} {np.shape(value)} gives {path} {array.shape}, but the model "
-          f"has {shape}"
-        )
-        continue
-      filled[path] = jnp.asarray(array, dtype)
-    faults += [
-      f"nothing fills {path} {leaf.shape}"
-      for path, leaf in wanted.items()
-      if path not in filled and path not in faulty
-    ]
-    if faults:
-      raise WeightsError(
-        "the weights do not fit this model; check its name and options:\n  "
-        + "\n  ".join(faults)
-      )
-    return traverse_util.unflatten_dict(filled, sep="/")
+    placed = self.place(entries(source), flat(template))
+    if placed.faults:
+      raise misfit(fault.message for fault in placed.faults)
+    return traverse_util.unflatten_dict(placed.filled, sep="/")
 
   def export(self, params: Mapping[str, Any]) -> dict[str, Array]:
     """Returns the tree's arrays under their official keys and layouts.
@@ -214,9 +240,7 @@ class KeyTable:
       WeightsError: if a parameter has no official name.
     """
     result = {}
-    for path, value in traverse_util.flatten_dict(
-      dict(params), sep="/"
-    ).items():
+    for path, value in flat(params).items():
       for rule in self.rules:
         key = rule.reverse(path)
         if key is not None:
@@ -227,13 +251,56 @@ class KeyTable:
     return result
 
 
+def _moved(
+  entry: Entry,
+  path: str,
+  transform: Transform,
+  shape: tuple[int, ...],
+  resize: Resize,
+) -> tuple[Entry | None, bool]:
+  """The entry as near to the model's shape as it comes; whether resized.
+
+  None if its number of axes is not that of the layout.
+  """
+  try:
+    moved = entry.through(transform)
+    if moved.value.shape == shape:
+      return moved, False
+    return resize(path, moved, shape), True
+  except (ValueError, EinopsError):
+    return None, False
+
+
+def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a tree's leaves by path, "a/b/c"."""
+  return traverse_util.flatten_dict(dict(tree), sep="/")
+
+
+def misfit(faults: Iterable[str], what: str = "the weights") -> WeightsError:
+  """Returns the error that lists faults."""
+  return WeightsError(
+    f"{what} do not fit this model; check its name and options:\n  "
+    + "\n  ".join(faults)
+  )
+
+
+def like(filled: Mapping[str, Any], *trees: Tree) -> tuple[Tree, ...]:
+  """Returns trees of given structures with other leaves, by path."""
+  return tuple(
+    traverse_util.unflatten_dict(
+      {path: filled[path] for path in flat(tree)}, sep="/"
+    )
+    for tree in trees
+  )
+
+
 def load(
   table: KeyTable, source: Mapping[str, Any], params: Tree, stats: Tree
 ) -> tuple[Tree, Tree]:
-  """Fills parameters and running statistics from a state dict.
+  """Fills parameters and running statistics of any module from a state dict.
 
   Args:
-    table: of the weights' family.
+    table: of the module's keys.
     source: official keys to arrays, PyTorch layout.
     params: only shapes and dtypes are read, as of the next.
     stats: running statistics.
@@ -241,11 +308,8 @@ def load(
   Raises:
     WeightsError: listing every unknown, missing and mis-shaped key.
   """
-  flat = [traverse_util.flatten_dict(tree, sep="/") for tree in (params, stats)]
-  template = traverse_util.unflatten_dict(flat[0] | flat[1], sep="/")
-  filled = traverse_util.flatten_dict(table.load(source, template), sep="/")
-  new_params, new_stats = (
-    traverse_util.unflatten_dict({path: filled[path] for path in tree}, sep="/")
-    for tree in flat
+  template = traverse_util.unflatten_dict(flat(params) | flat(stats), sep="/")
+  new_params, new_stats = like(
+    flat(table.load(source, template)), params, stats
   )
   return new_params, new_stats

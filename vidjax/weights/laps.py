@@ -5,52 +5,26 @@ attention have no parameters.
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-from einops import rearrange
-from jaxtyping import Float
-
-from vidjax.models.visformer import PATCHES, grid_sides
-from vidjax.ops.position import resize_grid
+from vidjax.models.visformer import PATCHES
+from vidjax.weights.entries import State
 from vidjax.weights.keys import (
   Ignored,
   KeyTable,
   Rule,
-  Transform,
   batch_norm_rules,
   block_rules,
   linear_rules,
   norm_rules,
+)
+from vidjax.weights.transforms import (
+  CONV,
+  MAP,
+  POINTWISE,
+  patch_conv,
   squeeze,
 )
-
-CONV = Transform(
-  "conv",
-  lambda x: rearrange(x, "o i p q -> p q i o"),
-  lambda x: rearrange(x, "p q i o -> o i p q"),
-)
-POINTWISE = Transform(
-  "pointwise",
-  lambda x: rearrange(x, "o i 1 1 -> i o"),
-  lambda x: rearrange(x, "i o -> o i 1 1"),
-)
-MAP = Transform(
-  "map",
-  lambda x: rearrange(x, "1 c h w -> h w c"),
-  lambda x: rearrange(x, "h w c -> 1 c h w"),
-)
-
-
-def patch_conv(side: int) -> Transform:
-  """A convolution whose stride is its kernel, as a matrix over patches."""
-  return Transform(
-    f"patch_conv({side})",
-    lambda x: rearrange(x, "o i p q -> (p q i) o"),
-    lambda x: rearrange(x, "(p q i) o -> o i p q", p=side, q=side),
-  )
+from vidjax.weights.transforms import PATCHES as IMAGE_PATCHES
 
 
 def _stage_rules(number: int) -> list[Rule]:
@@ -114,7 +88,7 @@ VIT = KeyTable(
     Rule(
       "base_model.patch_embed.proj.weight",
       "patch_embed/proj/kernel",
-      patch_conv(16),
+      IMAGE_PATCHES,
     ),
     Rule("base_model.patch_embed.proj.bias", "patch_embed/proj/bias"),
     *block_rules("base_model.blocks.{}", "blocks/{}"),
@@ -126,42 +100,17 @@ VIT = KeyTable(
 _BATCH_NORM = re.compile(r"(base_model\.(?:.*\.)?(?:norm\d?|stem\.1))\.(\w+)")
 
 
-def official_keys(
-  state: Mapping[str, Float[np.ndarray, "..."]],
-) -> dict[str, Float[np.ndarray, "..."]]:
+def official_keys(state: State) -> State:
   """Renames the keys of a Visformer or ViT to those of its table.
 
-  Takes state dicts of the official trainer (`module.base_model.`), of the image
-  model and timm's `vit_*` (bare keys) and of timm's `visformer_*`, whose batch
-  norms are named without `.bn`.
+  Takes state dicts of the official code (`base_model.`), of the image model
+  and timm's `vit_*` (bare keys) and of timm's `visformer_*`, whose batch norms
+  are named without `.bn`.
   """
   result = {}
   batch_norms = any(key.endswith(".running_mean") for key in state)
   for key, value in state.items():
-    bare = key.removeprefix("module.").removeprefix("base_model.")
-    renamed = f"base_model.{bare}"
+    renamed = f"base_model.{key.removeprefix('base_model.')}"
     found = _BATCH_NORM.fullmatch(renamed) if batch_norms else None
     result[f"{found[1]}.bn.{found[2]}" if found else renamed] = value
-  return result
-
-
-def resize_positions(
-  state: Mapping[str, Any], image_size: int
-) -> dict[str, Any]:
-  """Resizes a Visformer's position tables to those of other frames.
-
-  A rule of ours (PyTorch bicubic), since the official code has none.
-
-  Args:
-    state: official keys and arrays; other entries are passed on.
-    image_size: side in pixels of the square frames of the model to be filled.
-  """
-  result = dict(state)
-  for number, side in enumerate(grid_sides(image_size), start=1):
-    key = f"base_model.pos_embed{number}"
-    table = MAP.forward(np.asarray(state[key]))
-    if table.shape[:2] != (side, side):
-      scale = (side / table.shape[0], side / table.shape[1])
-      resized = resize_grid(jnp.asarray(table), (side, side), scale)
-      result[key] = MAP.inverse(np.asarray(resized))
   return result

@@ -1,51 +1,31 @@
 """Key tables of the official SIFA code, and its start from image weights."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
-from einops import rearrange
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 
-from vidjax.nn.functional import Tree
-from vidjax.weights import keys
+from vidjax.weights.entries import Entry, State
 from vidjax.weights.keys import (
-  LINEAR,
   Ignored,
   KeyTable,
   Rule,
-  Transform,
   WeightsError,
   batch_norm_rules,
   block_rules,
   linear_rules,
   norm_rules,
+)
+from vidjax.weights.transforms import (
+  FRAME_CONV,
+  FRAME_POINTWISE,
+  FRAMES_POINTWISE,
+  LINEAR,
+  STEM,
+  THREE_FRAMES,
+  bias_table,
   tubes,
-)
-from vidjax.weights.tps import bias_table
-
-CONV = Transform(
-  "conv",
-  lambda x: rearrange(x, "o i 1 p q -> p q i o"),
-  lambda x: rearrange(x, "p q i o -> o i 1 p q"),
-)
-POINTWISE = Transform(
-  "pointwise",
-  lambda x: rearrange(x, "o i 1 1 1 -> i o"),
-  lambda x: rearrange(x, "i o -> o i 1 1 1"),
-)
-# The stem's convolution, whose stride in time is its kernel.
-STEM = Transform(
-  "stem",
-  lambda x: rearrange(x, "o i s p q -> p q (s i) o"),
-  lambda x: rearrange(x, "p q (s i) o -> o i s p q", i=3),
-)
-# Past, present and future side by side, as a matrix.
-THREE_FRAMES = Transform(
-  "three_frames",
-  lambda x: rearrange(x, "o i 1 s -> (s i) o"),
-  lambda x: rearrange(x, "(s i) o -> o i 1 s", s=3),
 )
 
 _CONSTANT = "def_cor.weight"
@@ -68,9 +48,9 @@ _IGNORED = [
 def bottleneck_rules(source: str, target: str) -> list[Rule]:
   """A bottleneck, with what only some of them have."""
   return [
-    Rule(f"{source}conv1.weight", f"{target}conv1/kernel", POINTWISE),
-    Rule(f"{source}conv2.weight", f"{target}conv2/kernel", CONV),
-    Rule(f"{source}conv3.weight", f"{target}conv3/kernel", POINTWISE),
+    Rule(f"{source}conv1.weight", f"{target}conv1/kernel", FRAME_POINTWISE),
+    Rule(f"{source}conv2.weight", f"{target}conv2/kernel", FRAME_CONV),
+    Rule(f"{source}conv3.weight", f"{target}conv3/kernel", FRAME_POINTWISE),
     *(
       rule
       for number in (1, 2, 3)
@@ -79,7 +59,9 @@ def bottleneck_rules(source: str, target: str) -> list[Rule]:
       )
     ),
     Rule(
-      f"{source}downsample.0.weight", f"{target}shortcut/conv/kernel", POINTWISE
+      f"{source}downsample.0.weight",
+      f"{target}shortcut/conv/kernel",
+      FRAME_POINTWISE,
     ),
     *batch_norm_rules(f"{source}downsample.1", f"{target}shortcut/norm"),
     *linear_rules(f"{source}fc1", f"{target}context/fc1"),
@@ -87,7 +69,7 @@ def bottleneck_rules(source: str, target: str) -> list[Rule]:
     Rule(
       f"{source}conv_offset.weight",
       f"{target}temporal/attention/offset/conv/kernel",
-      CONV,
+      FRAME_CONV,
     ),
   ]
 
@@ -113,13 +95,34 @@ RESNET = KeyTable(
 )
 
 
-def swin_table(window: int = 7) -> KeyTable:
-  """The keys of SIFA-Swin with windows of a side."""
+def resnet_table(three_frames: Iterable[str] = ()) -> KeyTable:
+  """The keys of a SIFA-Net or of a baseline of it.
+
+  Args:
+    three_frames: official names, such as "layer2.0", of the blocks whose first
+      convolution sees three frames, a kernel of 3 x 1 x 1.
+  """
+  first = []
+  for block in three_frames:
+    stage, place = block.removeprefix("layer").split(".")
+    ours = "dual_stage" if stage == "4_dual" else f"stages/{int(stage) - 1}"
+    first.append(
+      Rule(
+        f"{block}.conv1.weight",
+        f"{ours}/{place}/conv1/kernel",
+        FRAMES_POINTWISE,
+      )
+    )
+  return KeyTable([*first, *RESNET.rules], RESNET.ignored)
+
+
+def swin_table(patch: int = 4, window: int = 7) -> KeyTable:
+  """The keys of SIFA-Swin with patches and windows of a side."""
   block, ours = "layers.{}.blocks.{}", "stages/{}/blocks/{}"
   merge = "layers.{}.downsample"
   return KeyTable(
     rules=[
-      Rule("patch_embed.proj.weight", "patch_embed/proj/kernel", tubes(4)),
+      Rule("patch_embed.proj.weight", "patch_embed/proj/kernel", tubes(patch)),
       Rule("patch_embed.proj.bias", "patch_embed/proj/bias"),
       Rule(
         f"{block}.attn.relative_position_bias_table",
@@ -142,86 +145,86 @@ def swin_table(window: int = 7) -> KeyTable:
   )
 
 
-def load(
-  table: KeyTable, source: Mapping[str, Any], params: Tree, stats: Tree
-) -> tuple[Tree, Tree]:
-  """Fills parameters and running statistics from an official state dict.
-
-  Args:
-    table: `RESNET` or a `swin_table`.
-    source: official keys, with or without the trainer's "module.", to arrays.
-    params: only shapes and dtypes are read, as of the next.
-    stats: running statistics.
+def check_correlations(state: State) -> None:
+  """Checks that the stored weights of correlations are one over the channels.
 
   Raises:
-    WeightsError: listing every unknown, missing and mis-shaped key; or if a
-      stored weight of the correlation is not one over the channels.
+    WeightsError: if one is not; vidjax has no other correlation.
   """
-  state = {key.removeprefix("module."): value for key, value in source.items()}
-  for key, value in state.items():
+  for key, entry in state.items():
     if key.endswith(_CONSTANT):
-      constant = np.asarray(value)
-      if not np.allclose(constant * len(constant), 1, atol=1e-5):
+      constant = entry.value
+      if not np.allclose(constant * len(constant), 1, atol=1e-3):
         raise WeightsError(
           f"{key} is not 1 / {len(constant)} everywhere, as it is in official "
           "weights, and vidjax has no other correlation; convert weights that "
           "were made by the official code"
         )
-  return keys.load(table, state, params, stats)
 
 
-def _third_frame(
-  weight: Float[np.ndarray, "o i p q"],
-) -> Float[np.ndarray, "o i 4 p q"]:
-  """Lets a convolution of four frames start by seeing the third alone."""
-  result = np.zeros((*weight.shape[:2], 4, *weight.shape[2:]), weight.dtype)
-  result[:, :, 2] = weight
+def _alone(
+  weight: Float[np.ndarray, "o i p q"], frame: int, frames: int
+) -> Float[np.ndarray, "o i s p q"]:
+  """Lets a convolution of several frames start by seeing one of them alone."""
+  shape = (*weight.shape[:2], frames, *weight.shape[2:])
+  result = np.zeros(shape, weight.dtype)
+  result[:, :, frame] = weight
   return result
 
 
 def inflate_resnet(
-  state: Mapping[str, Shaped[np.ndarray, "..."]],
-) -> dict[str, Shaped[np.ndarray, "..."]]:
-  """Turns an ImageNet ResNet's state dict (torchvision) to SIFA-Net's.
+  state: State, *, dual: bool = True, three_frames: Iterable[str] = ()
+) -> State:
+  """Turns an ImageNet ResNet's state dict (torchvision, timm) to SIFA-Net's.
 
-  The last stage starts both heads. Offsets, global context and classifiers
-  are not in it and keep their own initial values.
+  The last stage starts both heads. Offsets and global context are not in it
+  and keep their own initial values; the official code drops the classifier.
+
+  Args:
+    state: torchvision's keys.
+    dual: whether the model has a dual head.
+    three_frames: see `resnet_table`; such blocks, which the official code has
+      not, start by seeing the frame in the middle.
   """
+  wide = {f"{block}.conv1.weight" for block in three_frames}
   result = {}
-  for key, value in state.items():
-    if key.startswith("fc."):
-      continue
+
+  def add(key: str, entry: Entry) -> None:
     if key == "conv1.weight":
-      value = _third_frame(value)
+      entry = entry.changed(_alone(entry.value, 2, 4), "third frame of 4")
+    elif key in wide:
+      entry = entry.changed(_alone(entry.value, 1, 3), "second frame of 3")
     elif "conv" in key or "downsample.0" in key:
-      value = value[:, :, None]
-    result[key] = value
-    if key.startswith("layer4."):
-      result[key.replace("layer4.", "layer4_dual.", 1)] = value
+      entry = entry.changed(entry.value[:, :, None], "one frame")
+    result[key] = entry
+
+  for key, entry in state.items():
+    add(key, entry)
+    if dual and key.startswith("layer4."):
+      add(key.replace("layer4.", "layer4_dual.", 1), entry)
   return result
 
 
-def inflate_swin(
-  state: Mapping[str, Shaped[np.ndarray, "..."]],
-) -> dict[str, Shaped[np.ndarray, "..."]]:
+def inflate_swin(state: State) -> State:
   """Turns a 2-D Swin state dict to SIFA-Swin's.
 
   Temporal convolutions start at zero. The norms behind the attention are not
-  in it (zero by their own initial values), nor is the classifier; the norm
-  that the image model has behind its patch embedding is left out.
+  in it (zero by their own initial values); the norm that the image model has
+  behind its patch embedding is left out.
 
   Args:
-    state: Microsoft Swin's keys (its file's entry "model") and arrays.
+    state: Microsoft Swin's keys (its file's entry "model").
   """
   result = {}
-  for key, value in state.items():
-    if key.startswith(("head.", "patch_embed.norm.")):
-      continue
-    if key == "patch_embed.proj.weight":
-      value = _third_frame(value)
-    result[key] = value
+  for key, entry in state.items():
+    if key.startswith("patch_embed.norm."):
+      entry = entry.dropped("SIFA-Swin has no norm behind its patch embedding")
+    elif key == "patch_embed.proj.weight":
+      entry = entry.changed(_alone(entry.value, 2, 4), "third frame of 4")
+    result[key] = entry
     if key.endswith("mlp.fc1.weight"):
-      c = value.shape[1]
+      c = entry.value.shape[1]
+      zeros = np.zeros((c, c, 1, 3), entry.value.dtype)
       name = key.replace("mlp.fc1", "conv")
-      result[name] = np.zeros((c, c, 1, 3), value.dtype)
+      result[name] = Entry((), zeros.shape, zeros, ("zeros",))
   return result

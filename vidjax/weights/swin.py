@@ -5,15 +5,29 @@ the same: the patch embedding is spread over the frames of a patch, and every
 difference of frames starts with the image's position bias.
 """
 
-from collections.abc import Mapping
+import re
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 
 from vidjax.ops.position_bias import resize_bias_table
+from vidjax.weights.entries import State
+from vidjax.weights.keys import WeightsError
 
-_CONSTANTS = ("relative_position_index", "attn_mask")
+_CONSTANT = re.compile(r".*\.(attn\.relative_position_index|attn_mask)")
+_DOWNSAMPLE = re.compile(r"layers\.(\d+)\.downsample\.(.+)")
+
+
+def microsoft_keys(state: State) -> State:
+  """Renames timm's keys of a Swin, whose stages start with their merging."""
+  result = {}
+  for key, entry in state.items():
+    found = _DOWNSAMPLE.fullmatch(key)
+    if found:
+      key = f"layers.{int(found[1]) - 1}.downsample.{found[2]}"
+    result[key.replace("head.fc.", "head.", 1)] = entry
+  return result
 
 
 def inflate_patches(
@@ -33,11 +47,11 @@ def inflate_bias(
     window: frames, rows and columns of the video model's table.
 
   Raises:
-    ValueError: if the table is not of a square window.
+    WeightsError: if the table is not of a square window.
   """
   side = round(len(table) ** 0.5)
   if side * side != len(table) or not side % 2:
-    raise ValueError(
+    raise WeightsError(
       f"a position bias table of {len(table)} rows is not of a square window; "
       "give the weights of a Swin with windows of n x n tokens"
     )
@@ -46,62 +60,42 @@ def inflate_bias(
   return resized.reshape(-1, table.shape[1])
 
 
-def inflate(
-  state: Mapping[str, Shaped[np.ndarray, "..."]],
-  *,
-  patch_frames: int,
-  window: tuple[int, int, int],
-) -> dict[str, Shaped[np.ndarray, "..."]]:
-  """Turns a 2-D Swin state dict to that of TPS's backbone.
+def inflate_tables(state: State, window: tuple[int, int, int]) -> State:
+  """Repeats all bias tables, and names the constants of windows as unused.
 
   Args:
-    state: Microsoft Swin's keys (its file's entry "model") and arrays.
-    patch_frames: frames of a patch of the video model.
-    window: frames, rows and columns of its bias tables.
-
-  Returns:
-    The state of the backbone, under `backbone.`; without the image classifier
-    and constants.
+    state: Microsoft Swin's keys (its file's entry "model").
+    window: frames, rows and columns of the video model's tables.
   """
   result = {}
-  for key, value in state.items():
-    if key.startswith("head.") or any(name in key for name in _CONSTANTS):
-      continue
-    if key == "patch_embed.proj.weight":
-      value = inflate_patches(value, patch_frames)
+  for key, entry in state.items():
+    if _CONSTANT.fullmatch(key):
+      entry = entry.dropped("a constant that follows from the windows")
     elif key.endswith("relative_position_bias_table"):
-      value = inflate_bias(value, window)
-    result[f"backbone.{key}"] = value
+      table = inflate_bias(entry.value, window)
+      if table.shape != entry.value.shape:
+        size = " x ".join(map(str, window))
+        entry = entry.changed(table, f"repeated for windows of {size}")
+    result[key] = entry
   return result
 
 
-def resize_biases(
-  state: Mapping[str, Shaped[np.ndarray, "..."]],
+def inflate(
+  state: State,
   *,
-  old_window: tuple[int, int, int],
+  patch_frames: int,
   window: tuple[int, int, int],
-) -> dict[str, Shaped[np.ndarray, "..."]]:
-  """Resizes the bias tables of a video Swin's state dict to another window.
-
-  A rule of ours, since the official code runs at one number of frames only
-  (`vidjax.ops.position_bias.resize_bias_table`).
+) -> State:
+  """Turns a 2-D Swin state dict to that of TPS's backbone, without a prefix.
 
   Args:
-    state: official keys and arrays; other entries are passed on.
-    old_window: frames, rows and columns of its tables.
-    window: those of the model to be filled.
+    state: Microsoft Swin's keys (its file's entry "model").
+    patch_frames: frames of a patch of the video model.
+    window: frames, rows and columns of its bias tables.
   """
-  shape = tuple(2 * n - 1 for n in old_window)
-
-  def resized(table: np.ndarray) -> np.ndarray:
-    cut = jnp.asarray(table.reshape(*shape, table.shape[1]))
-    return np.asarray(resize_bias_table(cut, window)).reshape(
-      -1, table.shape[1]
-    )
-
-  return {
-    key: resized(value)
-    if key.endswith("relative_position_bias_table")
-    else value
-    for key, value in state.items()
-  }
+  result, key = inflate_tables(state, window), "patch_embed.proj.weight"
+  if key in result:
+    spread = inflate_patches(result[key].value, patch_frames)
+    change = f"spread over {patch_frames} frames"
+    result[key] = result[key].changed(spread, change)
+  return result

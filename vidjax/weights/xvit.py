@@ -1,15 +1,14 @@
 """Key table of the official X-ViT code (state dict under `model_state`)."""
 
 from vidjax.weights.keys import (
-  PATCHES,
   Ignored,
   KeyTable,
   Rule,
   block_rules,
   linear_rules,
   norm_rules,
-  squeeze,
 )
+from vidjax.weights.transforms import PATCHES, squeeze
 
 _VIT = [
   Rule("base_model.cls_token", "class_token", squeeze(0, 1)),
