@@ -4,12 +4,13 @@ VENV := .venv
 RUN := $(VENV)/bin
 PIP := $(RUN)/python -m pip install --disable-pip-version-check --quiet
 DEMO := runs/demo
+REFERENCE := mpmath|networkx|sympy|timm|torch|torchvision
 SOURCES := vidjax configs tests benchmarks
 # Large pages: XLA takes and returns hundreds of megabytes at every step, and on
 # Linux a quarter of a large model's time on a CPU went into page faults.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint format constraints clean
+.PHONY: demo test lint format reference constraints clean
 
 demo: $(VENV)/.installed
 	@echo "== training the demo (configs/xvit_motion.py) in $(DEMO)"
@@ -42,13 +43,21 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -c constraints.txt -e ".[dev]"
 	@touch $@
 
+# Some tests compare with PyTorch and timm, and are skipped without. timm needs
+# torchvision's names only, whose wheels ask for a CUDA build of PyTorch.
+reference: $(VENV)/.installed-dev
+	@echo "== adding PyTorch and timm to $(VENV), which some tests compare with"
+	$(PIP) -c constraints.txt torch
+	$(PIP) -c constraints.txt --no-deps timm torchvision
+
 # Newest versions that fit pyproject.toml, resolved in an environment of its
 # own; run the tests before committing the result.
 constraints:
 	rm -rf $(VENV)-new && $(PYTHON) -m venv $(VENV)-new
 	$(VENV)-new/bin/python -m pip install --quiet ".[dev]"
-	{ head -n 1 constraints.txt; $(VENV)-new/bin/python -m pip freeze \
-	  --exclude vidjax; } > constraints.new
+	{ head -n 1 constraints.txt; { $(VENV)-new/bin/python -m pip freeze \
+	  --exclude vidjax; grep -E "^($(REFERENCE))==" constraints.txt; \
+	  } | sort -f; } > constraints.new
 	mv constraints.new constraints.txt && rm -rf $(VENV)-new
 
 clean:

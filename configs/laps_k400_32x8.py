@@ -6,7 +6,7 @@ Short-term Periodic Shift for Video Classification" (LAPS, Zhang et al., ACM MM
 frames that are 16, 8, 4, 2 and 1 apart in turn.
 
 Published: no accuracy. The official runs start from Visformer-S trained on
-ImageNet, this page from random weights.
+ImageNet (`--config.init_from=FILE`).
 Hardware: 8 accelerators of 32 GB or more, 4 clips each, 10 times a step.
 
     python -m vidjax.main --config=configs/laps_k400_32x8.py \\

@@ -7,9 +7,9 @@ are 4, 2 and 1 apart in turn, and a quarter of each head's channels comes from
 the next frame, another from the previous.
 
 Published: 76.04 % top-1, 10 clips x 3 crops (not re-measured); `la` 75.57 and
-`ps` 75.48; from Visformer-S trained on ImageNet. Without these weights this
-page starts from random ones and will not reach it. The released page has the
-learning rate 0.2, the name of the published checkpoint 0.09023
+`ps` 75.48; from Visformer-S trained on ImageNet. `--config.init_from=FILE`
+starts from such weights; random ones will not reach it. The released page has
+the learning rate 0.2, the name of the published checkpoint 0.09023
 (`--config.schedule.base_lr=0.09023`).
 Hardware: 8 accelerators of 32 GB or more, 40 clips each, 10 times a step.
 

@@ -5,8 +5,8 @@ Periodic Shift for Video Classification" (LAPS, Zhang et al., ACM MM 2022) as
 its official code does: 8 frames, every eighth one; attention joins frames that
 are 4, 2, 1 and 4 apart in turn.
 
-Published: no accuracy. The official runs start from ViT trained on
-ImageNet-21k, this page from random weights.
+Published: no accuracy. The official runs start from ViT trained on ImageNet-21k
+(`--config.init_from=FILE`).
 Hardware: 4 accelerators of 32 GB or more, 18 clips each, 10 times a step.
 
     python -m vidjax.main --config=configs/laps_vit_k400.py \\

@@ -6,8 +6,8 @@ settings are not released: this is the recipe of ResNet-50 with 16 frames, and
 the 12 clips on a device are our choice.
 
 Published: 79.8 / 94.2 % top-1 / top-5, 10 clips x 3 crops (not re-measured);
-from ResNet-101 trained on ImageNet. Without these weights this page starts from
-random ones and will not reach it.
+from ResNet-101 trained on ImageNet. `--config.init_from=FILE` starts from such
+weights; random ones will not reach it.
 Hardware: 4 accelerators of 32 GB or more, 12 clips each, 4 times a step.
 
     python -m vidjax.main --config=configs/sifa_r101_k400_32.py \\

@@ -6,8 +6,8 @@ frames in a row; in the last three stages every second block adds to each frame
 what it finds around the same place in the next one.
 
 Published: 77.4 / 93.3 % top-1 / top-5, 10 clips x 3 crops (not re-measured);
-from ResNet-50 trained on ImageNet. Without these weights this page starts from
-random ones and will not reach it.
+from ResNet-50 trained on ImageNet. `--config.init_from=FILE` starts from such
+weights; random ones will not reach it.
 Hardware: 4 accelerators of 32 GB or more, 24 clips each, 4 times a step.
 
     python -m vidjax.main --config=configs/sifa_r50_k400_16.py \\

@@ -6,8 +6,8 @@ frames in a row. Of the released page, whose batch is one for evaluation, this
 one takes the 12 clips that it names for training.
 
 Published: 78.5 / 93.6 % top-1 / top-5, 10 clips x 3 crops (not re-measured);
-from ResNet-50 trained on ImageNet. Without these weights this page starts from
-random ones and will not reach it.
+from ResNet-50 trained on ImageNet. `--config.init_from=FILE` starts from such
+weights; random ones will not reach it.
 Hardware: 4 accelerators of 32 GB or more, 12 clips each, 4 times a step.
 
     python -m vidjax.main --config=configs/sifa_r50_k400_32.py \\

@@ -6,8 +6,8 @@ settings are not released: this is the recipe of ResNet-50 with 16 frames, and
 the 6 clips on a device are our choice.
 
 Published: 80.1 / 94.4 % top-1 / top-5, 10 clips x 3 crops (not re-measured);
-from ResNet-50 trained on ImageNet. Without these weights this page starts from
-random ones and will not reach it.
+from ResNet-50 trained on ImageNet. `--config.init_from=FILE` starts from such
+weights; random ones will not reach it.
 Hardware: 4 accelerators of 32 GB or more, 6 clips each, 4 times a step.
 
     python -m vidjax.main --config=configs/sifa_r50_k400_64.py \\

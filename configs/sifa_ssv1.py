@@ -7,8 +7,8 @@ are not released: the batch is that of Kinetics-400, and a frame of each of 16
 parts of the video is our choice.
 
 Published: 52.7 / 81.9 % top-1 / top-5, 1 clip x 3 crops (not re-measured); from
-ResNet-50 trained on ImageNet. Without these weights this page starts from
-random ones and will not reach it.
+ResNet-50 trained on ImageNet. `--config.init_from=FILE` starts from such
+weights; random ones will not reach it.
 Hardware: 4 accelerators of 32 GB or more, 24 clips each, 4 times a step.
 
     python -m vidjax.main --config=configs/sifa_ssv1.py \\

@@ -11,8 +11,8 @@ epochs and 64 clips are our choice: those of Video Swin-B (Liu et al., CVPR
 2022), with the script's shape of the schedule and its limit of the gradient.
 
 Published: 83.1 / 95.7 % top-1 / top-5, 4 clips x 3 crops (not re-measured);
-from Swin-B trained on ImageNet. Without these weights this page starts from
-random ones and will not reach it.
+from Swin-B trained on ImageNet. `--config.init_from=FILE` starts from such
+weights; random ones will not reach it.
 Hardware: 8 accelerators of 80 GB, 8 clips each.
 
     python -m vidjax.main --config=configs/sifa_swin_b_k400.py \\

@@ -6,8 +6,9 @@ Classification" (TokShift, Zhang et al., ACM MM 2021) as the code of LAPS does:
 token's channels comes from the next frame, another from the previous.
 
 Published: 77.60 % top-1, 10 clips x 3 crops (not re-measured); `16x32` 77.95,
-`384` 79.63, `l16_384` 80.40; from ViT trained on ImageNet-21k. Without these
-weights this page starts from random ones and will not reach it.
+`384` 79.63, `l16_384` 80.40; from ViT trained on ImageNet-21k.
+`--config.init_from=FILE` starts from such weights; random ones will not reach
+it.
 Hardware: 4 accelerators of 32 GB or more, 24 clips each, 10 times a step.
 
     python -m vidjax.main --config=configs/tokshift_k400.py \\

@@ -6,8 +6,8 @@ ECCV 2022) with drop path 0.2 (its released model file); its recipe is not
 released, this is that of the small model.
 
 Published: 81.8 / 95.4 % top-1 / top-5, 4 clips x 3 crops (not re-measured);
-from Swin-B trained on ImageNet-21k. Without these weights this page starts from
-random ones and will not reach it.
+from Swin-B trained on ImageNet-21k. `--config.init_from=FILE` starts from such
+weights; random ones will not reach it.
 Hardware: 8 accelerators of 32 GB or more, 8 clips each.
 
     python -m vidjax.main --config=configs/tps_base_k400.py \\

@@ -6,8 +6,8 @@ ECCV 2022) with drop path 0.2 (its released model file); its recipe is not
 released, this is that of the small model.
 
 Published: 69.2 / 91.9 % top-1 / top-5, 1 clip x 3 crops, from K400 weights;
-67.4 / 90.9 % from ImageNet-21k (not re-measured). Without these weights this
-page starts from random ones and will not reach it.
+67.4 / 90.9 % from ImageNet-21k (not re-measured). `--config.init_from=FILE`
+starts from such weights; random ones will not reach it.
 Hardware: 8 accelerators of 32 GB or more, 8 clips each.
 
     python -m vidjax.main --config=configs/tps_base_ssv2.py \\

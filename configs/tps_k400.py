@@ -5,8 +5,8 @@ Modeling with Temporal Patch Shift for Action Recognition" (TPS, Xiang et al.,
 ECCV 2022) as its official code does: 32 frames, every second one.
 
 Published: 78.2 / 92.2 % top-1 / top-5, 4 clips x 3 crops (not re-measured);
-from Swin-T trained on ImageNet-1k. Without these weights this page starts from
-random ones and will not reach it.
+from Swin-T trained on ImageNet-1k. `--config.init_from=FILE` starts from such
+weights; random ones will not reach it.
 Hardware: 8 accelerators of 32 GB or more, 8 clips each.
 
     python -m vidjax.main --config=configs/tps_k400.py \\

@@ -7,8 +7,8 @@ RandAugment, random erasing, and no flip of the labels that are directed in v2
 (v1 numbers its classes in another order; the official page has them so too).
 
 Published: 53.6 / 82.2 % top-1 / top-5, 1 clip x 3 crops, from K400 weights;
-52.8 / 80.5 % from ImageNet-1k (not re-measured). Without these weights this
-page starts from random ones and will not reach it.
+52.8 / 80.5 % from ImageNet-1k (not re-measured). `--config.init_from=FILE`
+starts from such weights; random ones will not reach it.
 Hardware: 8 accelerators of 32 GB or more, 8 clips each.
 
     python -m vidjax.main --config=configs/tps_ssv1.py \\

@@ -6,8 +6,8 @@ ECCV 2022) as its official code does: a frame from each of 32 segments, no flip
 of directed classes, RandAugment, random erasing.
 
 Published: 67.3 / 90.5 % top-1 / top-5, 1 clip x 3 crops, from K400 weights;
-66.4 / 90.2 % from ImageNet-1k (not re-measured). Without these weights this
-page starts from random ones and will not reach it.
+66.4 / 90.2 % from ImageNet-1k (not re-measured). `--config.init_from=FILE`
+starts from such weights; random ones will not reach it.
 Hardware: 8 accelerators of 32 GB or more, 8 clips each.
 
     python -m vidjax.main --config=configs/tps_ssv2.py \\

@@ -6,8 +6,8 @@ at stride 16; keys and values mix with +-1 frame inside two segments of 8
 frames (25 % of the channels), a temporal attention head joins the segments.
 
 Published: 80.2 / 94.7 % top-1 / top-5, 1 clip x 3 crops (not re-measured).
-The published run starts from ImageNet-21k ViT weights; this page trains from
-random ones, from which it will stay far below.
+The published run starts from ImageNet-21k ViT weights
+(`--config.init_from=FILE`); from random ones it will stay far below.
 Hardware: 8 accelerators of 32 GB or more, 8 clips each.
 
     python -m vidjax.main --config=configs/xvit_k400.py --workdir=runs/k400 \\

@@ -23,6 +23,7 @@ from vidjax.nn.functional import merge, split
 from vidjax.train import loop
 from vidjax.train.checkpoint import CheckpointError, Checkpoints
 from vidjax.train.init_from import start_from
+from vidjax.train.restore import load_run
 from vidjax.train.run import build
 from vidjax.train.sharding import make_mesh
 from vidjax.train.state import TrainState
@@ -357,3 +358,20 @@ def test_a_run_that_continues_has_its_own_weights(folder, tmp_path, caplog):
   assert "continuing from the checkpoint of step 2" in caplog.text
   assert "a new run starts from no/such/place; one that con" in caplog.text
   assert "starting from" not in caplog.text
+
+
+def test_the_model_of_a_run(first, workdir):
+  (workdir / "config.json").write_text(json.dumps(page().to_dict()))
+  model, config, name = load_run(workdir)
+  _, params, _ = split(model)
+  equal(params, first.ema)  # of the best checkpoint, not of the newest
+  assert registered(model).name == config.model.name == "xvit_motion"
+  assert name == f"{workdir.absolute()}/checkpoints/1, the moving average"
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+  with pytest.raises(ValueError, match="is not the work directory of a run"):
+    load_run(tmp_path)
+  (tmp_path / "config.json").write_text(json.dumps(page().to_dict()))
+  with pytest.raises(CheckpointError, match="has no checkpoint; train first"):
+    load_run(tmp_path)

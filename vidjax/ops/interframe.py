@@ -109,7 +109,7 @@ def interframe_attention(
       rearrange(x, "b s h w c -> (b s) h w c") for x in (query, key, value)
     )
     y = attend_neighbours(query, key, value, grid, groups, weigh)
-    y = rearrange(y, "(b s) h w c -> b s h w c", b=len(q))
+    y = rearrange(y, "(b s) h w c -> b s h w c", s=t - 1)
   else:
     y = _deformed(query, key, value, offsets, grid, groups, weigh)
   return jnp.pad(y.astype(q.dtype), [(0, 0), (0, 1), *[(0, 0)] * 3])

@@ -151,14 +151,19 @@ def describe(program: Any) -> dict[str, Any]:
 
 def _read_flags(arguments: list[str]) -> flags.FlagValues:
   values = flags.FlagValues()
+  command = ["aot", *arguments]
   config_flags.DEFINE_config_file(
-    "config", None, "Configuration file[:variant].", flag_values=values
+    "config",
+    None,
+    "Configuration file[:variant].",
+    flag_values=values,
+    sys_argv=command,
   )
   flags.mark_flag_as_required("config", flag_values=values)
   flags.DEFINE_string("topology", "v5e:4x4", "TPU slice.", flag_values=values)
   flags.DEFINE_bool("json", False, "Print JSON.", flag_values=values)
   flags.DEFINE_string("hlo", "", "Folder of programs.", flag_values=values)
-  values(["aot", *arguments])
+  values(command)
   return values
 
 

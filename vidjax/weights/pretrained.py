@@ -103,6 +103,8 @@ def save_pretrained(
   def write(folder: pathlib.Path) -> None:
     save_file(arrays, folder / WEIGHTS)
     (folder / CONFIG).write_text(info_json(info), "utf-8")
+    # safetensors leaves its file to the owner alone.
+    (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
     (folder / CARD).write_text(card(info, count), "utf-8")
 
   return _write_folder(pathlib.Path(path).absolute(), write)
