@@ -29,7 +29,10 @@ _RECORD = "registered"  # the attribute of a created model
 
 
 def list_models(contains: str = "") -> list[str]:
-  """Returns the registered names that contain a string, sorted."""
+  """Returns the registered names that contain a string, sorted.
+
+  docs/models.md in the repository says what each of them is.
+  """
   return sorted(name for name in MODELS if contains in name)
 
 

@@ -1,7 +1,9 @@
-"""Figures to reach: counted on the official code, accuracy as published."""
+"""What is published of the registered models; nothing is re-measured here."""
 
 from typing import Any
 
+# Figures to reach, counted on the official code, and accuracy: top-1 and top-5
+# in percent by data set, with the views (clips x crops) that it takes.
 PUBLISHED: dict[str, dict[str, Any]] = {
   "xvit_b16_k400": {
     "published_params": 93_790_864,
@@ -183,4 +185,95 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "published_params": 242_785_828,
     "published_gmacs_per_view": 153.8,
   },
+}
+
+# The same of models whose figures nobody counted on official code: rows of the
+# ablations of LAPS (official repository) and SIFA (paper), a larger TokShift
+# and SIFA-Net, and baselines as their own authors trained them.
+ALSO_PUBLISHED: dict[str, dict[str, Any]] = {
+  "visformer_s_la_k400": {
+    "published": {"K400": [75.57, None]},
+    "views": "10x3",
+  },
+  "visformer_s_ps_k400": {
+    "published": {"K400": [75.48, None]},
+    "views": "10x3",
+  },
+  "tokshift_b16_16f_k400": {
+    "published": {"K400": [77.95, None]},
+    "views": "10x3",
+  },
+  "sifa_r101_32f_k400": {
+    "published": {"K400": [79.8, 94.2]},
+    "views": "10x3",
+  },
+  "tsm_r50_16f_k400": {
+    "published": {"K400": [74.7, None]},
+    "views": "10x3",
+  },
+  "temporal_conv_r50_16f_k400": {
+    "published": {"K400": [74.1, None]},
+    "views": "10x3",
+  },
+  "timesformer_b16_8f_k400": {
+    "published": {"K400": [77.9, 93.2]},
+    "views": "1x3",
+  },
+  "video_swin_t_k400": {
+    "published": {"K400": [78.8, 93.6]},
+    "views": "4x3",
+  },
+}
+
+# Where the authors released trained weights of a model.
+RELEASED: dict[str, str] = {
+  "xvit_b16_k600": "https://www.adrianbulat.com/downloads/NeurIPS2021/models/xvit_b16_16_k600.pth",
+  "xvit_b16_ssv2": "https://www.adrianbulat.com/downloads/NeurIPS2021/models/xvit_b16_16_ss2.pth",
+  "pst_t_k400": "https://modelscope.cn/models/damo/cv_pathshift_action-recognition",
+  "timesformer_b16_8f_k400": "https://github.com/facebookresearch/TimeSformer",
+  "video_swin_t_k400": "https://github.com/SwinTransformer/Video-Swin-Transformer",
+}
+
+# Papers of the systems and baselines, by the name of their method: arXiv.
+PAPERS: dict[str, str] = {
+  "C2D": "1711.07971",
+  "LAPS": "2207.05526",
+  "SIFA": "2206.06931",
+  "Swin": "2103.14030",
+  "TPS": "2207.13259",
+  "TSM": "1811.08383",
+  "TimeSformer": "2102.05095",
+  "TokShift": "2108.02432",
+  "ViT": "2010.11929",
+  "Video Swin": "2106.13230",
+  "Visformer": "2104.12533",
+  "X-ViT": "2106.05968",
+}
+
+# The beginning of a model's name, of which the longest counts, to what joins
+# its frames and the paper that this is from.
+OPERATIONS: dict[str, tuple[str, str]] = {
+  "xvit": ("space-time mixing", "X-ViT"),
+  "vit": ("none", "ViT"),
+  "vit_joint": ("joint attention", "TimeSformer"),
+  "timesformer": ("divided attention", "TimeSformer"),
+  "tsm": ("channel shift", "TSM"),
+  "tokshift": ("token shift", "TokShift"),
+  "pst": ("patch shift, channel shift", "TPS"),
+  "swin": ("none", "Swin"),
+  "video_swin": ("attention in 3-D windows", "Video Swin"),
+  "laps": ("leap attention, periodic shift", "LAPS"),
+  "visformer_s_la": ("leap attention", "LAPS"),
+  "visformer_s_ps": ("periodic shift", "LAPS"),
+  "visformer_s_plain": ("plain shift", "LAPS"),
+  "visformer_s_2d": ("none", "Visformer"),
+  "visformer_s_joint": ("joint attention", "LAPS"),
+  "visformer_la": ("leap attention", "LAPS"),
+  "visformer_ps": ("periodic shift", "LAPS"),
+  "visformer_2d": ("none", "Visformer"),
+  "sifa": ("inter-frame attention", "SIFA"),
+  "sifa_per_frame": ("inter-frame attention, stem of one frame", "SIFA"),
+  "c2d": ("none but the stem", "SIFA"),
+  "c2d_motion": ("none", "C2D"),
+  "temporal_conv": ("temporal convolution", "SIFA"),
 }

@@ -7,6 +7,7 @@ import ml_collections
 
 from vidjax.checks import Config
 from vidjax.models.backbone import Backbone
+from vidjax.models.registry import from_json
 from vidjax.nn.functional import merge, split
 from vidjax.train.init_from import read_run
 from vidjax.train.run import abstract_model
@@ -31,7 +32,7 @@ def load_run(
   """
   try:
     text = (workdir / "config.json").read_text()
-    config: Config = ml_collections.ConfigDict(json.loads(text))
+    config: Config = ml_collections.ConfigDict(from_json(json.loads(text)))
   except (OSError, json.JSONDecodeError) as error:
     raise ValueError(
       f"{workdir} is not the work directory of a run ({error}); name the one "
