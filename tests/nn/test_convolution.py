@@ -2,9 +2,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from tests import oracles
-from vidjax.nn.convolution import Conv, PatchConv, kaiming_init, pointwise
+from vidjax.nn.convolution import (
+  Conv,
+  NarrowConv,
+  PatchConv,
+  kaiming_init,
+  pointwise,
+)
 from vidjax.nn.functional import merge, split
 
 
@@ -116,3 +123,35 @@ def test_bfloat16():
 def test_groups_that_do_not_divide():
   with pytest.raises(ValueError, match=r"8 to 10 channels .* into 4 groups"):
     oracles.initial(Conv, 8, 10, 3, groups=4)
+
+
+@pytest.mark.parametrize("side", [1, 3, 5])
+def test_narrow_convolution_equals_the_wide_one(side):
+  narrow = oracles.build(NarrowConv, 6, 4, side)
+  wide = oracles.build(Conv, 6, 4, side, padding=side // 2)
+  wide.kernel = narrow.kernel
+  x = jnp.asarray(oracles.normal(2, 3, 5, 7, 6))
+  ct = jnp.asarray(oracles.normal(2, 3, 5, 7, 4, seed=1))
+
+  def run(conv):
+    definition, params, stats = split(conv)
+    y, pull = jax.vjp(lambda p, x: merge(definition, p, stats)(x), params, x)
+    return jax.tree.leaves((y, pull(ct)))
+
+  for ours, theirs in zip(run(narrow), run(wide), strict=True):
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_narrow_convolution_sums_in_float32():
+  conv = oracles.build(NarrowConv, 6, 4, 3, dtype=jnp.bfloat16)
+  x = jnp.asarray(oracles.normal(1, 1, 5, 7, 6), jnp.bfloat16)
+  y = conv(x)
+  assert y.dtype == jnp.bfloat16
+  exact = oracles.build(NarrowConv, 6, 4, 3)
+  exact.kernel = nnx.Param(
+    conv.kernel[...].astype(jnp.bfloat16).astype(jnp.float32)
+  )
+  want = exact(x.astype(jnp.float32)).astype(jnp.bfloat16)
+  np.testing.assert_allclose(
+    y.astype(jnp.float32), want.astype(jnp.float32), rtol=1e-2
+  )

@@ -270,7 +270,7 @@ def test_rows_at_a_time_do_not_show(monkeypatch):
   q, k, v, ct = (maps(seed) for seed in range(4))
   offsets = fractional(9)
   y, gradients = run(q, k, v, offsets, ct)
-  monkeypatch.setattr(interframe, "MOST_PRODUCTS", 2 * W * H * W)
+  monkeypatch.setattr(interframe, "MOST_NUMBERS", 2 * W * 9 * C)
   interframe.interframe_attention.clear_cache()
   again, same = run(q, k, v, offsets, ct)
   interframe.interframe_attention.clear_cache()
@@ -344,6 +344,37 @@ def test_corners_equal_the_loop(form):
   np.testing.assert_allclose(got, want, atol=2e-6)
   got = form.spread(weights, rows, columns, (5, 7))
   np.testing.assert_allclose(got, spread, atol=2e-6)
+
+
+def test_samples_of_maps():
+  _, _, rows, columns = sampling_case()
+  value = maps(3)[:, 0]
+  got = corners.sample_maps(jnp.asarray(value), rows, columns)
+  for b, p, n in np.ndindex(rows.shape):
+    want = sample(value[b], float(rows[b, p, n]), float(columns[b, p, n]))[0]
+    np.testing.assert_allclose(got[b, p, n], want, atol=2e-6)
+
+
+@pytest.mark.parametrize("score", interframe.SCORES)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_both_forms_of_the_forward_pass_agree(monkeypatch, score, groups):
+  """Samples (on a CPU) and products (elsewhere, and in the gradient)."""
+  q, k, v = (jnp.asarray(maps(seed)) for seed in range(3))
+  options = {"score": score, "groups": groups}
+  by_samples = attend(q, k, v, fractional(9), **options)
+  chosen = interframe.lax.platform_dependent
+  monkeypatch.setattr(
+    interframe.lax,
+    "platform_dependent",
+    lambda *x, cpu, default: (
+      default(*x) if len(x) == 4 else chosen(*x, cpu=cpu, default=default)
+    ),
+  )
+  interframe.interframe_attention.clear_cache()
+  by_products = attend(q, k, v, fractional(9), **options)
+  interframe.interframe_attention.clear_cache()
+  np.testing.assert_allclose(by_samples, by_products, atol=1e-5)
+  assert not np.array_equal(by_samples, by_products)
 
 
 @pytest.mark.parametrize("form", [hats, corners])

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import DTypeLike, Float
 
 from vidjax.checks import at_least, one_of
-from vidjax.nn.convolution import Conv, pointwise
+from vidjax.nn.convolution import NarrowConv, pointwise
 from vidjax.nn.init import torch_init
 from vidjax.nn.layers import layer_norm, linear
 from vidjax.nn.temporal import BlockShape, Grid, Temporal, Tokens
@@ -65,8 +65,8 @@ class OffsetPrediction(nnx.Module):
   ):
     self.source = source
     taps = 3 if source == "conv3d" else 1
-    self.conv = Conv(
-      taps * dim, 2 * neighbours, 3, padding=1, dtype=dtype, rngs=rngs
+    self.conv = NarrowConv(
+      taps * dim, 2 * neighbours, 3, dtype=dtype, rngs=rngs
     )
     if one_of("offset_init", init, OFFSET_INITS) == "zero":
       self.conv.kernel[...] = jnp.zeros_like(self.conv.kernel[...])

@@ -105,6 +105,17 @@ def aggregate(
   return y.reshape(*weights.shape[:3], -1)
 
 
+def sample_maps(value: Map, places: Places) -> Float[jax.Array, "b i j n c"]:
+  """Returns the samples themselves, float32 at least: K x K maps.
+
+  Args:
+    value: maps that are sampled; zero outside.
+    places: of the samples.
+  """
+  samples = corners.sample_maps(value, *_flat(places))
+  return samples.reshape(*places.rows.shape, -1)
+
+
 def _flat(places: Places) -> tuple[jax.Array, jax.Array]:
   rows, columns = (rearrange(x, "b i j n -> b (i j) n") for x in places)
   return rows, columns

@@ -64,6 +64,31 @@ def spread(
   return jax.vmap(jax.vmap(add))(jnp.stack(parts, axis=-2), places)
 
 
+def sample_maps(
+  maps: Float[jax.Array, "b y x c"], rows: Coordinates, columns: Coordinates
+) -> Float[jax.Array, "b p n c"]:
+  """Samples maps at n places of each position p; all channels together.
+
+  Args:
+    maps: zero outside.
+    rows: of the places.
+    columns: of the places.
+  """
+  places, shares = _corners(rows, columns, maps.shape[1:3])
+
+  @jax.vmap
+  def read(image, places):
+    return image.at[places].get(mode="promise_in_bounds")
+
+  flat = maps.reshape(maps.shape[0], -1, maps.shape[-1])
+  # Corner by corner: read at once, they would be held.
+  parts = [
+    read(flat, places[:, :, i]) * share[..., None]
+    for i, share in enumerate(shares)
+  ]
+  return parts[0] + parts[1] + parts[2] + parts[3]
+
+
 def _corners(
   rows: Coordinates, columns: Coordinates, size: tuple[int, ...]
 ) -> tuple[Int32[jax.Array, "b p 4 n"], list[Coordinates]]:

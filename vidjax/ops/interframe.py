@@ -8,13 +8,15 @@ and moved by offsets:
 
 Outside of the map is zero. There are no projections, no heads and no softmax.
 
-Arrays are `(b, t, h, w, c)`; there are s = t - 1 pairs of frames. Neither form
-of the operation holds the K x K samples, or gathers: without offsets it is
-masked attention in small tiles (`vidjax.ops.neighbours`), and with them samples
-are taken of products (`vidjax.ops.bilinear`).
+Arrays are `(b, t, h, w, c)`; there are s = t - 1 pairs of frames. Without
+offsets it is masked attention in small tiles (`vidjax.ops.neighbours`). With
+them samples are taken of products (`vidjax.ops.bilinear`), and on a CPU the
+forward pass takes those of the map itself (`vidjax.ops.corners`): it is faster
+there, but its gradient would be a scatter of whole channels.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +26,19 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from vidjax.checks import at_least, one_of
-from vidjax.ops.bilinear import Places, aggregate, correlate, sampling_places
-from vidjax.ops.neighbours import attend_neighbours
+from vidjax.ops.bilinear import (
+  Places,
+  aggregate,
+  correlate,
+  sample_maps,
+  sampling_places,
+)
+from vidjax.ops.neighbours import Weigh, attend_neighbours
 
 SCORES = ("scaled", "softmax")
-# Of positions with positions of a frame's map, held for a clip at a time.
-MOST_PRODUCTS = 2**19
+# Numbers held at once for each clip: products of positions with positions of
+# the map, or channels of samples.
+MOST_NUMBERS = 2**19
 
 
 def displacements(kernel: int, dilation: int = 1) -> Int[np.ndarray, "n 2"]:
@@ -121,25 +130,21 @@ def _deformed(query, key, value, offsets, grid, groups, weigh) -> jax.Array:
   A position is compared with the whole map, so products of all are more than
   should be held at once; the backward pass computes them again.
   """
-  height, width = query.shape[2:4]
-  rows = _rows_at_a_time(height, width)
+  height, width, channels = query.shape[2:]
+  each = max(height * width, len(grid) * channels)
+  rows = _rows_at_a_time(height, width * each)
   places = sampling_places(offsets, grid)
   query, *places = (
     rearrange(x, "b s (r y) w c -> s r b y w c", y=rows)
     for x in (query, *places)
   )
+  attend = _attention(groups, weigh)
 
   def attend_pair(pair):
     query, key, value, *places = pair
-
-    @jax.checkpoint
-    def attend(query, places):
-      products = correlate(query, key, places, groups)
-      weights = weigh(products, np.array(True))
-      return aggregate(weights, value, places)
-
     return lax.map(
-      lambda part: attend(part[0], Places(*part[1:])), (query, *places)
+      lambda part: attend(part[0], key, value, Places(*part[1:])),
+      (query, *places),
     )
 
   key, value = (jnp.moveaxis(x, 1, 0) for x in (key, value))
@@ -147,11 +152,52 @@ def _deformed(query, key, value, offsets, grid, groups, weigh) -> jax.Array:
   return rearrange(y, "s r b y w c -> b s (r y) w c")
 
 
-def _rows_at_a_time(height: int, width: int) -> int:
-  """The most rows that divide the map and keep the products few enough."""
+def _attention(groups: int, weigh: Weigh) -> Callable[..., jax.Array]:
+  """Attention of some rows: `(query, key, value, places) -> y`."""
+  everywhere = np.array(True)
+
+  def by_products(query, key, value, places):
+    products = correlate(query, key, places, groups)
+    return aggregate(weigh(products, everywhere), value, places)
+
+  def by_samples(query, key, value, places):
+    keys, values = (sample_maps(x, places) for x in (key, value))
+    # Group by group: one product with a group axis copies the samples.
+    products = [
+      jnp.einsum("bijd,bijnd->bijn", *parts)
+      for parts in zip(
+        jnp.split(query.astype(keys.dtype), groups, axis=-1),
+        jnp.split(keys, groups, axis=-1),
+        strict=True,
+      )
+    ]
+    weights = weigh(jnp.stack(products, axis=3), everywhere)
+    return jnp.concatenate(
+      [
+        jnp.einsum("bijn,bijnc->bijc", weights[:, :, :, group], values)
+        for group in range(groups)
+      ],
+      axis=-1,
+    )
+
+  @jax.custom_vjp
+  def attend(*arguments):
+    return lax.platform_dependent(
+      *arguments, cpu=by_samples, default=by_products
+    )
+
+  attend.defvjp(
+    lambda *arguments: (attend(*arguments), arguments),
+    lambda arguments, g: jax.vjp(by_products, *arguments)[1](g),
+  )
+  return attend
+
+
+def _rows_at_a_time(height: int, numbers: int) -> int:
+  """The most rows that divide the map, of so many numbers each, to be held."""
   fitting = [
     rows
     for rows in range(1, height + 1)
-    if height % rows == 0 and rows * width * height * width <= MOST_PRODUCTS
+    if height % rows == 0 and rows * numbers <= MOST_NUMBERS
   ]
   return max(fitting, default=1)
