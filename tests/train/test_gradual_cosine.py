@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from vidjax.train.schedule import gradual_cosine
+from vidjax.train.schedule import gradual_cosine, learning_rate
 
 
 def config(**changes):
@@ -34,6 +34,14 @@ def test_many_steps_at_once():
   np.testing.assert_allclose(
     gradual_cosine(config(), 5, 4)(steps), [rate(step) for step in steps]
   )
+
+
+def test_a_step_has_the_rate_of_its_last_micro_batch():
+  options = config(name="gradual_cosine")
+  schedule = learning_rate(options, 15, 3, micro_batches=4)
+  for step in range(15):
+    wanted = rate(4 * step + 3, per_epoch=12)
+    assert math.isclose(float(schedule(step)), wanted, rel_tol=1e-6)
 
 
 def test_no_warm_up():

@@ -85,7 +85,9 @@ def build(
     (1, data.frames, data.image_size, data.image_size, 3), "float32"
   )
   macs = multiply_adds(model, video)
-  schedule = learning_rate(config.schedule, total_steps, steps_per_epoch)
+  schedule = learning_rate(
+    config.schedule, total_steps, steps_per_epoch, config.train.accumulate
+  )
   frozen = getattr(model, "frozen", ())
   optimizer = make_optimizer(
     config.optimizer,

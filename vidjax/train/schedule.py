@@ -11,7 +11,10 @@ from vidjax.checks import Config, one_of
 
 
 def learning_rate(
-  config: Config, total_steps: int, steps_per_epoch: int
+  config: Config,
+  total_steps: int,
+  steps_per_epoch: int,
+  micro_batches: int = 1,
 ) -> optax.Schedule:
   """Returns the learning rate by step that a configuration describes.
 
@@ -19,6 +22,8 @@ def learning_rate(
     config: name, one of `SCHEDULES`, and what that schedule reads.
     total_steps: of the training.
     steps_per_epoch: optimiser steps of one epoch.
+    micro_batches: of each optimiser step, for schedules that move at every one
+      of them: a step has the rate of its last.
 
   Raises:
     ValueError: if the name is unknown, a value is of no use or the warm-up is
@@ -31,7 +36,12 @@ def learning_rate(
       f"schedule.warmup_epochs is {config.warmup_epochs}, but the training has "
       f"{epochs:.4g} epochs; use a value between 0 and that"
     )
-  return SCHEDULES[config.name](config, epochs, steps_per_epoch)
+  if config.name not in BY_MICRO_BATCH:
+    return SCHEDULES[config.name](config, epochs, steps_per_epoch)
+  schedule = SCHEDULES[config.name](
+    config, epochs, steps_per_epoch * micro_batches
+  )
+  return lambda step: schedule(micro_batches * (step + 1) - 1)
 
 
 def cosine(
@@ -141,7 +151,7 @@ def gradual_cosine(
   At the steps 0 ... W of the warm-up the rate goes in a straight line from
   `base_lr * warmup_factor` to `base_lr`. The cosine starts at step W + 1 with
   `base_lr` again, so that it is one step behind and does not quite reach
-  `final_lr`.
+  `final_lr`. `learning_rate` counts micro-batches as its steps.
 
   Args:
     config: base_lr, warmup_epochs, warmup_factor, final_lr.
@@ -199,6 +209,7 @@ SCHEDULES: dict[str, Callable[[Config, float, int], optax.Schedule]] = {
   "steps": steps,
   "gradual_cosine": gradual_cosine,
 }
+BY_MICRO_BATCH = ("gradual_cosine",)  # others move at optimiser steps
 
 
 def _cosine(
