@@ -396,7 +396,7 @@ def test_other_frames_than_the_bias_is_made_for(made_for, frames):
   block = build(PATCH, bias_frames=made_for)
   message = (
     f"the position bias is made for {made_for} frames of tokens, but the clip "
-    f"has {frames}; set bias_frames={frames} and resize given weights"
+    f"has {frames}; set bias_frames={frames} and convert given weights"
   )
   x = jax.ShapeDtypeStruct((1, frames, 12, C), "float32")
   with pytest.raises(ValueError, match=message) as error:
