@@ -291,9 +291,13 @@ def _change_model(
 ) -> None:
   if isinstance(change, str):
     set_model(c, change)
-  else:
-    with c.unlocked():  # a plug's defaults are not among its options
-      c.model.update(change)
+    return
+  with c.unlocked():  # a plug's defaults are not among its options
+    for key, value in change.items():
+      if isinstance(value, Mapping) and "op" in value:  # another plug
+        setattr(c.model, key, ml_collections.ConfigDict(value))
+      else:
+        c.model.update({key: value})
 
 
 def apply_variant(

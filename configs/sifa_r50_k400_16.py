@@ -23,8 +23,9 @@ Variants: rows of the paper's Table 1. `colocated` and `regular` have no
 offsets; `next`, `conv3d`, `difference` and `saliency` predict them from less;
 `k1`, `k5`, `k7` and `k9` are the side of the neighbourhood; `res5`, `res4-5`
 and `res2-5` the stages; `c2d`, `temporal_conv` and `tsm` other networks. The
-paper has all but the last two groups with `res5`: `res5,k5`. `smoke` is a
-two-step trial. Join them with commas.
+paper has all but the last two groups with `res5`: `res5,k5`. `context`, which
+is not in the paper, leaves out the attention alone: `c2d` also lacks the global
+context blocks. `smoke` is a two-step trial. Join them with commas.
 """
 
 import ml_collections

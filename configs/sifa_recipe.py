@@ -40,6 +40,8 @@ ABLATIONS: Variants = {
   "res5": {"blocks": ("B", "B", "B", "GB"), "temporal": {"stages": (3,)}},
   "res4-5": {"blocks": ("B", "B", "GB", "GB"), "temporal": {"stages": (2, 3)}},
   "res2-5": {"blocks": ("GB",) * 4, "temporal": {"stages": (0, 1, 2, 3)}},
+  # no row of the paper: what the global context blocks do on their own
+  "context": {"temporal": {"op": "none"}},
   # (e) other ways to join frames
   "c2d": "c2d_r50_16f_k400",
   "temporal_conv": "temporal_conv_r50_16f_k400",

@@ -407,6 +407,7 @@ def test_ablations_of_sifa_build(name):
     ("res4-5", [512, 512, 256]),
     ("res2-5", [512, 512, 256, 128, 64]),
     ("regular", []),
+    ("context", []),
     ("c2d", []),
   ],
 )
