@@ -5,6 +5,9 @@ around it of (1 - |y - r|) (1 - |x - c|) f[y, x]; zero outside of the map. See
 `vidjax.ops.bilinear`.
 """
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -35,7 +38,7 @@ def sample(
   parts = [
     found[..., i, :] * share[:, :, None] for i, share in enumerate(shares)
   ]
-  return parts[0] + parts[1] + parts[2] + parts[3]
+  return functools.reduce(jnp.add, parts)
 
 
 def spread(
@@ -86,7 +89,7 @@ def sample_maps(
     read(flat, places[:, :, i]) * share[..., None]
     for i, share in enumerate(shares)
   ]
-  return parts[0] + parts[1] + parts[2] + parts[3]
+  return functools.reduce(jnp.add, parts)
 
 
 def _corners(
@@ -94,17 +97,14 @@ def _corners(
 ) -> tuple[Int32[jax.Array, "b p 4 n"], list[Coordinates]]:
   """Places in the flat map, and shares, of the four corners of each sample."""
   height, width = size
-  places = [
-    row * width + column
-    for row, _ in sides(rows, height)
-    for column, _ in sides(columns, width)
+  four = [
+    (row * width + column, share * other)
+    for (row, share), (column, other) in itertools.product(
+      sides(rows, height), sides(columns, width)
+    )
   ]
-  shares = [
-    one * other
-    for _, one in sides(rows, height)
-    for _, other in sides(columns, width)
-  ]
-  return jnp.stack(places, axis=-2), shares
+  places, shares = zip(*four, strict=True)
+  return jnp.stack(places, axis=-2), list(shares)
 
 
 def sides(

@@ -89,10 +89,9 @@ def _fill(source: str, model: Backbone, mesh: Mesh, best_metric: str) -> Filled:
   if (path / _CHECKPOINT).is_file() and path.name.isdecimal():
     saved, name = _read_checkpoint(path, mesh)
     return fill(saved, model, name, new_head=True)
-  for folder in (path / "checkpoints", path):
-    if any(folder.glob(f"*/{_CHECKPOINT}")):
-      saved, name = read_run(path, mesh, best_metric)
-      return fill(saved, model, name, new_head=True)
+  if any(_steps(path).glob(f"*/{_CHECKPOINT}")):
+    saved, name = read_run(path, mesh, best_metric)
+    return fill(saved, model, name, new_head=True)
   return fill_from_folder(find_pretrained(source), model, new_head=True)
 
 
@@ -112,8 +111,7 @@ def read_run(
   Raises:
     ValueError: if there is no checkpoint, or it is damaged.
   """
-  folder = path / "checkpoints"
-  folder = folder if folder.is_dir() else path
+  folder = _steps(path)
   with Checkpoints(folder, keep=1, best_metric=best_metric) as checkpoints:
     step = checkpoints.best_step() or checkpoints.latest_step()
   if step is None:
@@ -122,6 +120,12 @@ def read_run(
       "training run"
     )
   return _read_checkpoint(folder / str(step), mesh)
+
+
+def _steps(path: pathlib.Path) -> pathlib.Path:
+  """The folder of checkpoints of a work directory, or the path itself."""
+  folder = path / "checkpoints"
+  return folder if folder.is_dir() else path
 
 
 def _read_checkpoint(
