@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from vidjax.nn.attention import Block
 from vidjax.nn.temporal import Grid, Tokens
+from vidjax.ops.halo import split_frames
 
 REMAT = ("none", "block")
 
@@ -57,6 +58,7 @@ class Backbone(nnx.Module):
 
     All but SIFA-Net have one.
     """
+    video = split_frames(video)
     features = self.features(video, train=train, rngs=rngs)
     logits = self.head(features, train=train, rngs=rngs)
     return (logits.astype(jnp.float32),)

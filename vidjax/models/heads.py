@@ -13,6 +13,7 @@ from vidjax.nn.attention import Block
 from vidjax.nn.init import torch_init, vit_init
 from vidjax.nn.layers import dropout, gelu, layer_norm, linear
 from vidjax.nn.temporal import BlockShape, Grid, Temporal
+from vidjax.ops.halo import gather_frames
 
 Frames = Float[jax.Array, "b t c"]
 Logits = Float[jax.Array, "b k"]
@@ -107,6 +108,7 @@ class TemporalAttentionHead(nnx.Module):
   ) -> Logits:
     """Attends over the frames and classifies the class token."""
     random = {"train": train, "rngs": rngs}
+    features = gather_frames(features)  # attention over all of them
     features = dropout(features, self.dropout_rate, **random)
     b, t, c = features.shape
     token = self.class_token[...].astype(features.dtype)

@@ -29,6 +29,7 @@ from vidjax.nn.plugs import make_plugs
 from vidjax.nn.remat import run_block
 from vidjax.nn.temporal import BlockShape, Grid, Temporal
 from vidjax.ops.channel_shift import shift_channels
+from vidjax.ops.halo import split_frames
 
 SIFA = MappingProxyType(
   {
@@ -379,7 +380,7 @@ class ResNet(Backbone):
     rngs: nnx.Rngs | None = None,
   ) -> tuple[Float[jax.Array, "b k"], ...]:
     """Returns the float32 logits of each head, the main one first."""
-    x = self._trunk(video, train=train)
+    x = self._trunk(split_frames(video), train=train)
     branches = [(self.head, self._last_stage(x, train=train))]
     if self.dual_head is not None:
       branches.append((self.dual_head, self._dual_stage(x, train=train)))
@@ -415,8 +416,10 @@ class ResNet(Backbone):
         f"{self.stem.frames} frames has a single one; use "
         f"{2 * self.stem.frames} frames or more, or dual_head=False"
       )
-    last = x.shape[1] // 2 * 2
-    joined = larger(x[:, 0:last:2], x[:, 1:last:2])
+    pairs = rearrange(
+      x[:, : x.shape[1] // 2 * 2], "b (s i) h w c -> b s i h w c", i=2
+    )
+    joined = larger(pairs[:, :, 0], pairs[:, :, 1])
     return self._run(self.dual_stage, joined, train=train).mean(axis=(2, 3))
 
   def _run(self, stage: Any, x: jax.Array, *, train: bool) -> jax.Array:

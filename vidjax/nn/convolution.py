@@ -13,6 +13,7 @@ from jaxtyping import DTypeLike, Float
 
 from vidjax.nn.init import LinearInit, zeros
 from vidjax.nn.layers import linear
+from vidjax.ops.halo import over_frames
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -121,6 +122,9 @@ class Conv(nnx.Module):
     self, x: Float[jax.Array, "b t h w c"]
   ) -> Float[jax.Array, "b t y x c2"]:
     """Convolves every frame."""
+    return over_frames(self._of_shard, x)
+
+  def _of_shard(self, x: jax.Array) -> jax.Array:
     frames = rearrange(x, "b t h w c -> (b t) h w c").astype(self.dtype)
     kernel = self.kernel[...].astype(self.dtype)
     if self.groups == 1:

@@ -16,6 +16,7 @@ from vidjax.nn.convolution import NarrowConv, pointwise
 from vidjax.nn.init import torch_init
 from vidjax.nn.layers import layer_norm, linear
 from vidjax.nn.temporal import BlockShape, Grid, Temporal, Tokens
+from vidjax.ops import halo
 from vidjax.ops.interframe import SCORES, displacements, interframe_attention
 
 Maps = Float[jax.Array, "b t h w c"]
@@ -89,10 +90,13 @@ def three_frames(
   Frames outside of the clip are zero. A linear layer on it is a convolution
   of three frames.
   """
-  edges = [(0, 0)] * (x.ndim - 2)
-  past = jnp.pad(x[:, :-1], [(0, 0), (1, 0), *edges])
-  future = jnp.pad(x[:, 1:], [(0, 0), (0, 1), *edges])
-  return jnp.concatenate([past, x, future], axis=-1)
+
+  def join(x: jax.Array) -> jax.Array:
+    frames = x.shape[1]
+    past, future = (halo.frames_from(x, first, frames) for first in (-1, 1))
+    return jnp.concatenate([past, x, future], axis=-1)
+
+  return halo.over_frames(join, x)
 
 
 class InterFrameAttention(nnx.Module):
@@ -145,6 +149,7 @@ class InterFrameAttention(nnx.Module):
         rngs=rngs,
       )
     )
+    self.reach = 2 if offsets == "conv3d" else 1
     self.projections = (
       nnx.List(pointwise(dim, dim, dtype=dtype, rngs=rngs) for _ in range(3))
       if projections
@@ -152,7 +157,22 @@ class InterFrameAttention(nnx.Module):
     )
 
   def __call__(self, x: Maps) -> Maps:
-    """Returns Y of the maps; the last frame's is zero."""
+    """Returns Y of the maps; the last frame's is zero.
+
+    Of frames that are split over devices one crosses each border, with offsets
+    of "conv3d" two.
+    """
+    return halo.over_frames(self._of_shard, x)
+
+  def _of_shard(self, x: Maps) -> Maps:
+    frames = x.shape[1]
+    if halo.axis_size() == 1:
+      return self._of_clip(x)
+    # The clip's last frame asks maps of zeros, which give it nothing.
+    more = halo.frames_from(x, 0, frames + self.reach)
+    return self._of_clip(more)[:, :frames]
+
+  def _of_clip(self, x: Maps) -> Maps:
     q, k, v = (x, x, x)
     if self.projections is not None:
       q, k, v = (project(x) for project in self.projections)

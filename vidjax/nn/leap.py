@@ -3,11 +3,17 @@
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Float
 
 from vidjax.checks import at_least, one_of
 from vidjax.nn.temporal import BlockShape, Grid, Temporal, Tokens
-from vidjax.ops.leap import leap_pairs, unpair
+from vidjax.ops.leap import (
+  leap_pairs,
+  leaps_over_shards,
+  partners,
+  unpair,
+)
 from vidjax.ops.periodic_shift import periodic_shift, plain_shift
 
 SHIFTS = ("periodic", "plain", "none")
@@ -55,22 +61,26 @@ class LeapAttention(Temporal):
   def qkv(
     self, q: Tokens, k: Tokens, v: Tokens, grid: Grid
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Joins the tokens of paired frames."""
+    """Joins the tokens of paired frames.
+
+    Where they lie on different devices, each keeps the queries of its own
+    frames and gets the keys and values of their partners.
+    """
     del grid
-    if self.level is None:
+    level = self.level
+    if level is None:
       return q, k, v
-    return (
-      leap_pairs(q, self.level),
-      leap_pairs(k, self.level),
-      leap_pairs(v, self.level),
-    )
+    if leaps_over_shards(q.shape[1], level):
+      k, v = (jnp.concatenate([x, partners(x, level)], axis=2) for x in (k, v))
+      return q, k, v
+    return leap_pairs(q, level), leap_pairs(k, level), leap_pairs(v, level)
 
   def output(
     self, y: Float[jax.Array, "b2 t2 n2 c"], grid: Grid, frames: int
   ) -> Tokens:
     """Brings the tokens back to their frames and shifts their channels."""
-    del grid, frames
-    if self.level is not None:
+    del grid
+    if self.level is not None and y.shape[1] != frames:
       y = unpair(y, self.level)
     if self.shift == "periodic":
       return periodic_shift(y, self.heads, self.fold_div)

@@ -15,6 +15,8 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Float, Int
 
+from vidjax.ops import halo
+
 
 def legal_levels(frames: int) -> tuple[int, ...]:
   """Returns the levels at which a clip of so many frames falls into pairs."""
@@ -63,8 +65,7 @@ def leap_pairs(
   Raises:
     ValueError: if the level is not legal for t frames.
   """
-  distance = leap_distance(x.shape[1], level)
-  return rearrange(x, "b (k i s) n c -> b (k s) (i n) c", i=2, s=distance)
+  return _in_blocks("b (k i s) n c -> b (k s) (i n) c", x, x.shape[1], level)
 
 
 def unpair(
@@ -75,5 +76,50 @@ def unpair(
   Raises:
     ValueError: if the level is not legal for 2 p frames.
   """
-  distance = leap_distance(2 * y.shape[1], level)
-  return rearrange(y, "b (k s) (i n) c -> b (k i s) n c", i=2, s=distance)
+  frames = 2 * y.shape[1]
+  return _in_blocks("b (k s) (i n) c -> b (k i s) n c", y, frames, level)
+
+
+def _in_blocks(how: str, x: jax.Array, frames: int, level: int) -> jax.Array:
+  distance = leap_distance(frames, level)
+
+  def rearranged(x: jax.Array) -> jax.Array:
+    return rearrange(x, how, i=2, s=distance)
+
+  local = frames // halo.frame_shards(frames)
+  if local % (2 * distance):
+    return rearranged(x)
+  return halo.over_frames(rearranged, x)
+
+
+def leaps_over_shards(frames: int, level: int) -> bool:
+  """Says whether a frame's partner lies on another device, at its place there.
+
+  That is if the frames are split over devices and the leap is a multiple of
+  those of one.
+
+  Raises:
+    ValueError: if the level is not legal for so many frames.
+  """
+  shards = halo.frame_shards(frames)
+  return shards > 1 and leap_distance(frames, level) % (frames // shards) == 0
+
+
+def partners(
+  x: Float[jax.Array, "b t n c"], level: int
+) -> Float[jax.Array, "b t n c"]:
+  """Returns the partner of every frame, where `leaps_over_shards`.
+
+  Pairs of devices swap all of their frames.
+
+  Raises:
+    ValueError: if the level is not legal for t frames.
+  """
+  frames = x.shape[1]
+  shards = halo.frame_shards(frames)
+  hop = leap_distance(frames, level) * shards // frames
+  pairs = [
+    (here + hop if here // hop % 2 == 0 else here - hop, here)
+    for here in range(shards)
+  ]
+  return halo.over_frames(lambda x: halo.swap_shards(x, pairs), x)

@@ -71,12 +71,10 @@ def mix_frames(
   frames = x.shape[1]
   segment = check_segment(frames, segment)
   shape = x.shape
-  if segment != frames:
-    x = rearrange(x, "b (m s) n c -> (b m) s n c", s=segment)
   if heads is not None:
     x = rearrange(x, "b t n (g d) -> b t n g d", g=heads)
   width = 2 * x.shape[-1] // (shift_div * len(offsets))
-  return shift_channels(x, offsets, width).reshape(shape)
+  return shift_channels(x, offsets, width, segment=segment).reshape(shape)
 
 
 def check_segment(frames: int, segment: int | None) -> int:

@@ -9,12 +9,15 @@ permutation of the clip's tokens and is undone after the attention.
 import functools
 import operator
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from vidjax.checks import one_of
+from vidjax.ops import halo
 
 Pattern = tuple[tuple[int, ...], ...]
 
@@ -104,13 +107,17 @@ def shift_patches(
   Args:
     x: tokens of all frames; all their channels move.
     offsets: frames that each token moves forward in time.
+
+  Of frames that are split over devices those tokens alone cross a border whose
+  offset takes them there.
   """
-  return _permutation(x.shape[1], tuple(offsets.tolist()))(x)
+  shards = halo.frame_shards(x.shape[1])
+  return _permutation(x.shape[1], shards, tuple(offsets.tolist()))(x)
 
 
 @functools.lru_cache(maxsize=256)
 def _permutation(
-  frames: int, offsets: tuple[int, ...]
+  frames: int, shards: int, offsets: tuple[int, ...]
 ) -> Callable[[jax.Array], jax.Array]:
   """A gather of whole tokens at constant places, and so is its gradient.
 
@@ -118,37 +125,69 @@ def _permutation(
   times as much on a CPU (benchmarks/patch_shift.py). Of the static forms (rolls
   and selects, concatenated slices) the gather is the nearest to a plain copy.
   """
-  places = _places(frames, np.array(offsets, int))
+  shift = functools.partial(_shift, moves(frames // shards, shards, offsets))
   inverse = tuple(-offset for offset in offsets)
 
   @jax.custom_vjp
   def permute(x):
-    return _take(x, places)
+    return halo.over_frames(shift, x)
 
   permute.defvjp(
     lambda x: (permute(x), None),
-    lambda _, g: (_permutation(frames, inverse)(g),),
+    lambda _, g: (_permutation(frames, shards, inverse)(g),),
   )
   return permute
 
 
-def _places(
-  frames: int, offsets: Int[np.ndarray, " n"]
-) -> Int[np.ndarray, " m"]:
-  """Index of each token's source in the flattened (t n) axis."""
+class Moves(NamedTuple):
+  """Where the tokens of a shard come from.
+
+  Attributes:
+    given: by distance of another shard, the tokens that it gives, as indices
+      in its flattened (t n) axis.
+    places: index of each token's source among the shard's own tokens and those
+      that it is given, in that order.
+  """
+
+  given: dict[int, Int[np.ndarray, " m"]]
+  places: Int[np.ndarray, " m"]
+
+
+def moves(frames: int, shards: int, offsets: tuple[int, ...]) -> Moves:
+  """Returns the moves of a clip that is split over a number of shards.
+
+  They are the same for all shards, since time is a circle.
+
+  Args:
+    frames: of a shard.
+    shards: that the clip is split over.
+    offsets: of each token of a frame, in frames.
+  """
   tokens = len(offsets)
-  return (
-    (source_frames(frames, offsets) * tokens + np.arange(tokens))
-    .reshape(-1)
-    .astype(np.int32)
+  source = np.arange(frames)[:, None] - np.array(offsets, int)
+  hop = (source // frames % shards).reshape(-1)
+  index = (source % frames * tokens + np.arange(tokens)).reshape(-1)
+  given, places = {}, np.where(hop, 0, index)
+  first = frames * tokens
+  for distance in sorted({*hop.tolist()} - {0}):
+    there = hop == distance
+    given[distance] = index[there].astype(np.int32)
+    places[there] = first + np.arange(there.sum())
+    first += there.sum()
+  return Moves(given, places.astype(np.int32))
+
+
+def _shift(moves: Moves, x: jax.Array) -> jax.Array:
+  b, t, n, c = x.shape
+  own = x.reshape(b, t * n, c)
+  others = [
+    halo.from_shard(_take(own, places), distance, cyclic=True)
+    for distance, places in moves.given.items()
+  ]
+  return _take(jnp.concatenate([own, *others], axis=1), moves.places).reshape(
+    x.shape
   )
 
 
 def _take(x: jax.Array, places: np.ndarray) -> jax.Array:
-  b, t, n, c = x.shape
-  return (
-    x.reshape(b, t * n, c)
-    .at[:, places]
-    .get(mode="promise_in_bounds", unique_indices=True)
-    .reshape(x.shape)
-  )
+  return x.at[:, places].get(mode="promise_in_bounds", unique_indices=True)
