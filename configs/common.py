@@ -36,6 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
       "root": "",  # folder with <split>.jsonl and labels.json
       "train_split": "train",
       "eval_split": "val",
+      "head": "",  # whose labels count, if clips have several; "": the first
       "batch_size": 64,  # clips per optimiser step, over all devices
       "frames": 16,
       "image_size": 224,
@@ -91,6 +92,13 @@ def get_config() -> ml_collections.ConfigDict:
       "clip_norm": 0.0,  # global gradient norm; 0 = no clipping
       "ema_decay": 0.0,  # 0 = no moving average of the weights
       "log_every_steps": 50,
+      # A step whose loss or gradient is not finite: "stop", or "skip" it, up to
+      # `max_skips` in a row (train/nonfinite.py).
+      "nonfinite": "stop",
+      "max_skips": 10,
+      # Seconds without a step after which a job of several processes ends; 0 =
+      # never. A compilation or an evaluation's last batch may take minutes.
+      "stall_seconds": 1800,
     }
   )
   c.optimizer = ml_collections.ConfigDict(
@@ -143,7 +151,14 @@ def get_config() -> ml_collections.ConfigDict:
       "best": "eval/top1",  # the metric whose best checkpoint is kept
     }
   )
-  c.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1})  # -1: the rest
+  c.mesh = ml_collections.ConfigDict(
+    {
+      "data": -1,  # devices with other clips; -1: all that the others leave
+      "fsdp": 1,  # ... that also split parameters and moments
+      "frames": 1,  # ... that split the frames of a clip
+      "tensor": 1,  # ... that split the channels of wide layers
+    }
+  )
   c.writers = ml_collections.ConfigDict(
     {
       "tensorboard": True,

@@ -12,9 +12,10 @@ from jaxtyping import Float32, Int64
 from vidjax.checks import Config
 from vidjax.data.manifest import Manifest
 from vidjax.data.pipeline import eval_batches
+from vidjax.train.distributed import batch_part
 from vidjax.train.metrics import ClassificationSums
 from vidjax.train.prefetch import DevicePrefetch
-from vidjax.train.sharding import batch_sharding, check_batch
+from vidjax.train.sharding import check_batch, on_mesh
 from vidjax.train.step import make_eval_step
 
 
@@ -66,10 +67,13 @@ def make_evaluator(
   options = config.eval
   check_batch("eval.batch_size", options.batch_size, mesh)
   replicated = NamedSharding(mesh, PartitionSpec())
-  step = jax.jit(
-    make_eval_step(definition, config),
-    out_shardings=replicated,
-    donate_argnums=2,
+  step = on_mesh(
+    mesh,
+    jax.jit(
+      make_eval_step(definition, config),
+      out_shardings=replicated,
+      donate_argnums=2,
+    ),
   )
 
   def evaluate(params: Any, stats: Any) -> Evaluation:
@@ -79,6 +83,7 @@ def make_evaluator(
     prediction = np.full(len(manifest.clips), -1, np.int64)
     probability = np.zeros(len(manifest.clips), np.float32)
     readable = np.ones(len(manifest.clips), bool)
+    host, hosts = batch_part(mesh)
     host_batches = eval_batches(
       manifest,
       config.data,
@@ -87,12 +92,12 @@ def make_evaluator(
       crops=options.crops,
       crop_style=options.crop_style,
       short_side=options.short_side,
-      host=jax.process_index(),
-      hosts=jax.process_count(),
+      host=host,
+      hosts=hosts,
     )
     with (
       host_batches,
-      DevicePrefetch(host_batches, batch_sharding(mesh)) as batches,
+      DevicePrefetch(host_batches, mesh) as batches,
     ):
       for batch in batches:
         sums, found = step(params, stats, sums, batch)

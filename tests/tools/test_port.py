@@ -97,7 +97,7 @@ def test_an_official_file_becomes_a_folder(model, source, tmp_path, capsys):
   assert "| licence | MIT |" in (folder / "README.md").read_text()
 
 
-def test_a_training_checkpoint_of_torch(model, tmp_path):
+def test_a_training_checkpoint_of_torch(model, tmp_path, capsys):
   torch = pytest.importorskip("torch", reason="PyTorch is not installed")
   official = official_state(model)
   state = {f"module.{k}": torch.tensor(v).half() for k, v in official.items()}
@@ -105,6 +105,12 @@ def test_a_training_checkpoint_of_torch(model, tmp_path):
   path = tmp_path / "checkpoint.pyth"
   torch.save({"epoch": 3, "model_state": zeros, "model_ema": state}, path)
   assert run(path, tmp_path / "a", "--ema", *OVERRIDES) == 0
+  printed = capsys.readouterr().out
+  assert "'module.' cut from all keys" in printed
+  assert "arrays cast from float16 to float32" in printed
+  assert "\nread from its entry 'model_ema'\n" in printed
+  info = read_info(tmp_path / "a")
+  assert info.provenance["read from"] == "its entry 'model_ema'"
   found = vidjax.load_pretrained(tmp_path / "a")
   kernel = model.head.fc1.kernel[...]
   np.testing.assert_array_equal(
@@ -112,13 +118,17 @@ def test_a_training_checkpoint_of_torch(model, tmp_path):
     kernel.astype(jnp.float16).astype(jnp.float32),
   )
   assert run(path, tmp_path / "b", *OVERRIDES) == 0
+  told = "its entry 'model_state' (ema takes its moving average 'model_ema'"
+  assert told in capsys.readouterr().out
   assert not np.any(vidjax.load_pretrained(tmp_path / "b").head.fc1.kernel[...])
 
 
 def test_a_new_head(model, source, tmp_path, capsys):
   options = ["--num-classes=5", *OVERRIDES]
   assert run(source, tmp_path / "a", *options) == 1
-  assert "head/fc2" in capsys.readouterr().err
+  printed = capsys.readouterr().err
+  assert "head/fc2" in printed
+  assert "(--new-head keeps the model's own classifier)" in printed
   assert not (tmp_path / "a").exists()
   assert run(source, tmp_path / "a", "--new-head", *options) == 0
   assert "head/fc2/kernel" in capsys.readouterr().out
@@ -152,6 +162,14 @@ def test_errors_are_one_line_of_the_command(
   assert printed.startswith("error: ")
   assert words in printed
   assert not (tmp_path / "a").exists()
+
+
+def test_weights_that_are_ported_already(source, tmp_path, capsys):
+  assert run(source, tmp_path / "a", *OVERRIDES) == 0
+  again = tmp_path / "a" / "model.safetensors"
+  assert run(again, tmp_path / "b", *OVERRIDES) == 1
+  words = "as vidjax itself saves them, which need no conversion; load them"
+  assert words in capsys.readouterr().err
 
 
 def test_labels_of_text_files(tmp_path):

@@ -4,10 +4,6 @@ The parts that need eight devices run in one child process, by `main` below.
 """
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -15,19 +11,18 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from configs.xvit_motion import get_config
-from tests import oracles
+from tests import on_devices, oracles
 from vidjax.train.run import build
 from vidjax.train.sharding import (
   AXES,
-  MESH_AXES,
   batch_sharding,
   check_batch,
+  input_sharding,
   make_mesh,
   parameter_spec,
   state_shardings,
 )
 
-ROOT = pathlib.Path(__file__).parents[2]
 QKV = "blocks/0/attention/qkv/kernel"
 DIM, BATCH, STEPS = 32, 8, 3
 
@@ -106,22 +101,7 @@ def main() -> None:
 
 @pytest.fixture(scope="module")
 def eight(compile_cache) -> dict:
-  done = subprocess.run(
-    [sys.executable, "-c", f"from {__name__} import main; main()"],
-    cwd=ROOT,
-    env=os.environ
-    | {
-      "JAX_PLATFORMS": "cpu",
-      "JAX_NUM_CPU_DEVICES": "8",
-      "JAX_COMPILATION_CACHE_DIR": str(compile_cache),
-    },
-    capture_output=True,
-    text=True,
-    check=False,
-    timeout=300,
-  )
-  assert done.returncode == 0, done.stderr[-2000:]
-  return json.loads(done.stdout.splitlines()[-1])
+  return on_devices.results(__name__, compile_cache)
 
 
 def test_devices_do_not_change_the_losses(eight):
@@ -157,11 +137,15 @@ def test_a_step_keeps_every_sharding(eight):
 
 
 def test_eight_devices_say_what_does_not_fit(eight):
-  assert eight["meshes"] == [{"data": 8, "fsdp": 1}, {"data": 2, "fsdp": 4}]
-  assert "a mesh of data=2 x fsdp=3 does not fit 8 devices" in eight["three"]
-  assert "a mesh of data=2 x fsdp=2 does not fit 8 devices" in eight["few"]
+  assert eight["meshes"] == [
+    {"data": 8, "fsdp": 1, "frames": 1, "tensor": 1},
+    {"data": 2, "fsdp": 4, "frames": 1, "tensor": 1},
+  ]
+  assert "data=2 x fsdp=3 x frames=1 x tensor=1 does not" in eight["three"]
+  assert "data=2 x fsdp=2 x frames=1 x tensor=1 does not" in eight["few"]
   assert eight["batch"] == (
-    "data.batch_size=12 does not divide over 8 devices; use a multiple"
+    "data.batch_size=12 does not divide over 8 devices (mesh.data x "
+    "mesh.fsdp); use a multiple"
   )
 
 
@@ -175,13 +159,20 @@ def test_clips_are_split_over_all_axes_in_order(eight):
 )
 def test_a_mesh_that_does_not_fit(data, fsdp):
   said = sentence(make_mesh, data, fsdp)
-  assert f" x fsdp={fsdp} does not fit 1 devices; set mesh.data=-1" in said
+  assert f" x fsdp={fsdp} x frames=1 x tensor=1 does not fit 1 devices" in said
 
 
-def mesh(data: int, fsdp: int) -> Mesh:
+@pytest.mark.parametrize("axis", ["frames", "tensor"])
+@pytest.mark.parametrize("size", [0, 2, -1])
+def test_an_axis_that_does_not_fit(axis, size):
+  with pytest.raises(ValueError, match=f"{axis}={size}.* does not fit 1 dev"):
+    make_mesh(**{axis: size})
+
+
+def mesh(*sizes: int) -> Mesh:
   """A mesh to ask for partitions only: one device stands for all."""
-  devices = np.array(jax.devices()[:1] * (data * fsdp)).reshape(data, fsdp)
-  return Mesh(devices, AXES)
+  sizes += (1,) * (len(AXES) - len(sizes))
+  return Mesh(np.full(sizes, jax.devices()[0]), AXES)
 
 
 @pytest.mark.parametrize(
@@ -198,16 +189,29 @@ def mesh(data: int, fsdp: int) -> Mesh:
     ("position", (5, 32), (None, "fsdp")),
     ("temporal_position", (8, 32), (None, "fsdp")),
     ("patch_embed/proj/kernel", (96, 32), (None, "fsdp")),
-    ("head/fc/kernel", (32, 12), (None, "fsdp")),
+    ("head/fc/kernel", (32, 12), ("fsdp", None)),
+    ("head/fc2/kernel", (32, 12), ("fsdp", None)),
+    ("head/fc1/kernel", (32, 32), ("fsdp", None)),
     ("stages/0/blocks/1/bias/table", (31, 13, 13, 4), (None,) * 4),
     ("ema/stages/0/merge/reduction/kernel", (128, 64), (None, "fsdp")),
-    ("stages/0/merge/norm/scale", (128,), (None,)),
-    ("stages/0/merge/norm/bias", (128,), (None,)),
+    ("stages/1/blocks/0/mlp/conv1/kernel", (32, 128), ("fsdp", None)),
+    ("stages/1/blocks/0/mlp/conv3/kernel", (128, 32), (None, "fsdp")),
+    (
+      "stages/0/blocks/0/mlp/conv2/kernel",
+      (3, 3, 8, 32),
+      (*[None] * 3, "fsdp"),
+    ),
+    ("stages/1/embed/proj/kernel", (64, 32), (None, "fsdp")),
+    ("stages/1/0/conv1/kernel", (32, 16), (None, "fsdp")),
+    ("dual_stage/0/shortcut/conv/kernel", (32, 64), (None, "fsdp")),
+    ("stem/conv/kernel", (7, 7, 3, 32), (*[None] * 3, "fsdp")),
+    ("stages/0/merge/norm/scale", (128,), ()),
+    ("stages/1/position", (7, 7, 32), ()),
     # Not divisible by 4: whole.
     (QKV, (30, 96), (None, None)),
     ("position", (4, 30), (None, None)),
     # No rule, or a rule for another number of axes: whole.
-    ("blocks/0/attention/qkv/bias", (96,), ()),
+    ("blocks/0/attention/qkv/bias", (96,), (None,)),
     ("blocks/0/norm1/scale", (32,), ()),
     ("patch_embed/kernel", (16, 16, 3, 32), ()),
     (QKV, (4, 32, 96), ()),
@@ -219,22 +223,35 @@ def test_partition(path, shape, expected):
   assert parameter_spec(path, shape, mesh(2, 4)) == PartitionSpec(*expected)
 
 
-def test_heads_of_a_bias_table_may_be_split(monkeypatch):
-  monkeypatch.setitem(MESH_AXES, "heads", "data")
-  monkeypatch.setitem(MESH_AXES, "wide", "data")
-  found = {
-    parameter_spec(f"params/stages/2/{path}", shape, mesh(2, 4))
-    for path, shape in (
-      ("blocks/5/bias/table", (31, 13, 13, 12)),
-      ("merge/reduction/kernel", (1536, 768)),
-      ("merge/norm/scale", (1536,)),
-    )
-  }
-  assert found == {
-    PartitionSpec(None, None, None, "data"),
-    PartitionSpec("data", "fsdp"),
-    PartitionSpec("data"),
-  }
+@pytest.mark.parametrize(
+  ("path", "shape", "expected"),
+  [
+    (QKV, (32, 96), ("fsdp", "tensor")),
+    ("blocks/0/attention/qkv/bias", (96,), ("tensor",)),
+    ("blocks/0/mlp/fc2/kernel", (128, 32), ("tensor", "fsdp")),
+    ("blocks/0/mlp/fc2/bias", (32,), ()),
+    ("stages/2/blocks/5/bias/table", (31, 13, 13, 12), (*[None] * 3, "tensor")),
+    ("stages/2/blocks/5/bias/table", (31, 13, 13, 3), (None,) * 4),
+  ],
+)
+def test_wide_layers_are_split_over_tensor(path, shape, expected):
+  sizes = mesh(1, 2, 1, 4)
+  assert parameter_spec(path, shape, sizes) == PartitionSpec(*expected)
+
+
+@pytest.mark.parametrize(
+  ("name", "shape", "expected"),
+  [
+    ("video", (8, 16, 4, 4, 3), (("data", "fsdp"), "frames")),
+    ("video", (8, 5, 16, 4, 4, 3), (("data", "fsdp"), None, "frames")),
+    ("video", (8, 18, 4, 4, 3), (("data", "fsdp"),)),  # not divisible
+    ("label", (8,), (("data", "fsdp"),)),
+    ("erase", (8, 4), (("data", "fsdp"),)),
+  ],
+)
+def test_inputs_are_split_over_clips_and_frames(name, shape, expected):
+  sharding = input_sharding(name, shape, mesh(2, 1, 4))
+  assert sharding.spec == PartitionSpec(*expected)
 
 
 def test_an_axis_that_is_kept_whole_is_said(caplog):
@@ -243,18 +260,26 @@ def test_an_axis_that_is_kept_whole_is_said(caplog):
   assert f"{QKV}: axis of 30 is not divisible by fsdp=4" in caplog.text
 
 
+def test_an_axis_of_one_device_is_not_said(caplog):
+  with caplog.at_level("INFO", logger="absl"):
+    parameter_spec(QKV, (31, 97), mesh(8))
+  assert not caplog.text
+
+
 def test_shardings_are_in_the_tree_of_the_state():
-  devices = make_mesh()
+  devices = mesh(1, 2, 1, 2)
   shape = jax.ShapeDtypeStruct((4, 12), "float32")
   tree = {"qkv": {"kernel": shape}, "norm": [shape]}
   assert state_shardings(tree, devices) == {
-    "qkv": {"kernel": NamedSharding(devices, PartitionSpec("fsdp", None))},
+    "qkv": {"kernel": NamedSharding(devices, PartitionSpec("fsdp", "tensor"))},
     "norm": [NamedSharding(devices, PartitionSpec())],
   }
 
 
 def test_batches_divide_over_all_devices():
   check_batch("eval.batch_size", 16, mesh(2, 4))
+  check_batch("eval.batch_size", 2, mesh(1, 2, 4, 4))
   assert sentence(check_batch, "eval.batch_size", 12, mesh(2, 4)) == (
-    "eval.batch_size=12 does not divide over 8 devices; use a multiple"
+    "eval.batch_size=12 does not divide over 8 devices (mesh.data x "
+    "mesh.fsdp); use a multiple"
   )

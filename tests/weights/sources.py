@@ -7,6 +7,8 @@ from flax import nnx
 from vidjax.nn.functional import merge, split
 from vidjax.weights.keys import flat, like
 
+_PERIOD = 99_991  # a prime: no two rows of a matrix agree
+
 
 def abstract(make, *arguments, **options):
   """A model without weights."""
@@ -25,17 +27,21 @@ def zeros(model):
 def filled(model, seed=0):
   """The model with every array random, statistics and zero weights too.
 
-  Arrays are cut from one pool of random numbers, which is fast.
+  Arrays are views of one long row of repeated random numbers, which is fast.
   """
   definition, *trees = split(model)
   rng = np.random.default_rng(seed)
-  pool = rng.standard_normal(99_991, np.float32)  # a prime: no two rows agree
+  pool = 0.02 * rng.standard_normal(_PERIOD, np.float32)
+  longest = max(leaf.size for leaf in jax.tree.leaves(trees))
+  row = np.resize(pool, longest + _PERIOD)
 
   def draw(path, leaf):
-    start = int(rng.integers(len(pool)))
-    value = 0.02 * np.resize(np.roll(pool, start), leaf.shape)
+    start = int(rng.integers(_PERIOD))
+    value = row[start : start + leaf.size].reshape(leaf.shape)
     positive = path.endswith(("/scale", "/var"))
-    return (1 + np.abs(value) if positive else value).astype(leaf.dtype)
+    return (1 + np.abs(value) if positive else value).astype(
+      leaf.dtype, copy=False
+    )
 
   drawn = [
     {path: draw(path, leaf) for path, leaf in flat(tree).items()}

@@ -14,7 +14,11 @@ from safetensors.numpy import save_file
 
 from tests import oracles
 from vidjax.weights import files
-from vidjax.weights.files import WeightsFileError, read_weights
+from vidjax.weights.files import (
+  WeightsFileError,
+  read_checkpoint,
+  read_weights,
+)
 
 STATE = {
   "head.weight": oracles.normal(5, 4),
@@ -151,6 +155,31 @@ def test_the_moving_average_on_request(torch, tmp_path, name):
   check(read_weights(path, ema=True))
   torch.save({"model": tensors(torch)}, path)
   refused(path, "no moving average", "model_ema, state_dict_ema", ema=True)
+
+
+@pytest.mark.parametrize(
+  ("nest", "ema", "words"),
+  [
+    (lambda x: x, False, ""),
+    (lambda x: {"model_ema": x}, False, "its entry 'model_ema'"),
+    (
+      lambda x: {"model": {"state_dict": x}},
+      False,
+      "its entry 'model.state_dict'",
+    ),
+    (
+      lambda x: {"model": x, "model_ema": {}},
+      False,
+      "its entry 'model' (ema takes its moving average 'model_ema' instead)",
+    ),
+    (lambda x: {"model": {}, "model_ema": x}, True, "its entry 'model_ema'"),
+  ],
+)
+def test_what_was_read_is_said(torch, tmp_path, nest, ema, words):
+  torch.save(nest(tensors(torch)), tmp_path / "a.pth")
+  found, entry = read_checkpoint(tmp_path / "a.pth", ema=ema)
+  check(found)
+  assert entry == words
 
 
 def test_keys_are_those_of_the_file(torch, tmp_path):

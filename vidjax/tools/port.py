@@ -26,7 +26,7 @@ from vidjax.checks import Config
 from vidjax.models.registry import create_model
 from vidjax.nn.functional import merge, split
 from vidjax.weights.convert import convert
-from vidjax.weights.files import read_weights
+from vidjax.weights.files import read_checkpoint
 from vidjax.weights.info import PREPROCESSING, page_preprocessing
 from vidjax.weights.pretrained import save_pretrained
 
@@ -59,12 +59,13 @@ def port(
     ema: whether to take the moving average of the weights.
 
   Returns:
-    What was converted, and what is not known of the preprocessing.
+    What was converted, from which entry of the file, and what is not known of
+    the preprocessing.
 
   Raises:
     ValueError: if anything does not fit; the message lists it.
   """
-  arrays = read_weights(source, ema=ema)
+  arrays, entry = read_checkpoint(source, ema=ema)
   model = create_model(name, **overrides)
   converted = convert(arrays, model, family=family, new_head=new_head)
   model = merge(split(model)[0], converted.params, converted.stats)
@@ -81,6 +82,7 @@ def port(
     provenance={
       "source": source.name,
       "sha256": digest,
+      **({"read from": entry} if entry else {}),
       "family": converted.report.family,
       "not in the source": ", ".join(fresh) or "nothing",
       "converted by": f"vidjax {vidjax.__version__}",
@@ -88,11 +90,15 @@ def port(
     | provenance,
   )
   unknown = [key for key in PREPROCESSING if key not in preprocessing]
-  note = (
-    f"not known of the preprocessing: {', '.join(unknown)} "
-    "(--preprocessing=KEY=VALUE)"
-  )
-  return f"{converted.report}" + (f"\n{note}" if unknown else "")
+  lines = [str(converted.report)]
+  if entry:
+    lines.append(f"read from {entry}")
+  if unknown:
+    lines.append(
+      f"not known of the preprocessing: {', '.join(unknown)} "
+      "(--preprocessing=KEY=VALUE)"
+    )
+  return "\n".join(lines)
 
 
 def find_preprocessing(name: str) -> dict[str, Any]:
@@ -222,7 +228,9 @@ def main(arguments: list[str] | None = None) -> int:
       ema=options.ema,
     )
   except (ValueError, ImportError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
+    # Of the Python interface, the one argument that errors advise.
+    text = str(error).replace("new_head=True", "--new-head")
+    print(f"error: {text}", file=sys.stderr)
     return 1
   print(report)
   print(f"{options.folder}: vidjax.load_pretrained({str(options.folder)!r})")

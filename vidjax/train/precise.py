@@ -12,10 +12,11 @@ from vidjax.checks import Config, at_least
 from vidjax.data.manifest import Manifest
 from vidjax.data.pipeline import steps_per_epoch, train_batches
 from vidjax.nn.batch_norm import Pooled, pool
+from vidjax.train.distributed import batch_part
 from vidjax.train.optim import micro_batch_size
 from vidjax.train.prefetch import DevicePrefetch
 from vidjax.train.run import Run
-from vidjax.train.sharding import batch_sharding
+from vidjax.train.sharding import on_mesh
 from vidjax.train.state import TrainState
 from vidjax.train.step import make_statistics_step
 
@@ -57,8 +58,11 @@ def make_precise_statistics(
   shardings = Pooled(
     everywhere, jax.tree.map(lambda x: x.sharding, run.abstract_state.stats)
   )
-  statistics = jax.jit(
-    make_statistics_step(run.definition, config), out_shardings=shardings
+  statistics = on_mesh(
+    run.mesh,
+    jax.jit(
+      make_statistics_step(run.definition, config), out_shardings=shardings
+    ),
   )
   add = jax.jit(pool, out_shardings=shardings, donate_argnums=0)
 
@@ -69,16 +73,17 @@ def make_precise_statistics(
       batch, number = next(batches), np.int32(place)
       return statistics(state.eval_params, state.stats, batch, number)
 
+    host, hosts = batch_part(run.mesh)
     with (
       train_batches(
         manifest,
         data,
         seed=config.seed,
         start_step=first,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
+        host=host,
+        hosts=hosts,
       ) as host_batches,
-      DevicePrefetch(host_batches, batch_sharding(run.mesh)) as batches,
+      DevicePrefetch(host_batches, run.mesh) as batches,
     ):
       pooled = part(first)
       for place in range(first + 1, first + count):

@@ -18,9 +18,9 @@ from vidjax.train.mixup import check_mixup
 from vidjax.train.optim import lr_factors, make_optimizer, micro_batch_size
 from vidjax.train.schedule import learning_rate
 from vidjax.train.sharding import (
-  batch_sharding,
   check_batch,
   make_mesh,
+  on_mesh,
   state_shardings,
 )
 from vidjax.train.state import TrainState, make_init
@@ -36,7 +36,8 @@ class Run:
     definition: the model, to be merged with parameters.
     mesh: the devices.
     init: function from a key to the sharded state at step 0.
-    train_step: jitted `(state, batch) -> (state, metrics)`; donates state.
+    train_step: `(state, batch) -> (state, metrics)`; donates state.
+    lower: from shapes of both to the lowered program of a train step.
     abstract_state: shapes, dtypes and shardings of the state.
     parameters: number of parameters.
     frozen: how many of them do not train.
@@ -47,6 +48,7 @@ class Run:
   mesh: Mesh
   init: Callable[[jax.Array], TrainState]
   train_step: Any
+  lower: Callable[..., Any]
   abstract_state: TrainState
   parameters: int
   frozen: int
@@ -74,7 +76,7 @@ def build(
     ValueError: if a part of the configuration does not fit another.
   """
   one_of("dtype", config.dtype, ("float32", "bfloat16"))
-  mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+  mesh = make_mesh(**config.mesh, devices=devices)
   _check_batches(config, mesh)
   model = abstract_model(config)
   definition, params, stats = split(model)
@@ -114,7 +116,7 @@ def build(
     )
   train_step = jax.jit(
     make_train_step(definition, optimizer, schedule, config, trains),
-    in_shardings=(shardings, batch_sharding(mesh)),
+    in_shardings=(shardings, None),  # a batch says itself how it is split
     out_shardings=(shardings, None),
     donate_argnums=0,
   )
@@ -122,7 +124,8 @@ def build(
     definition=definition,
     mesh=mesh,
     init=init,
-    train_step=train_step,
+    train_step=on_mesh(mesh, train_step),
+    lower=on_mesh(mesh, train_step.lower),
     abstract_state=jax.tree.map(_with_sharding, abstract, shardings),
     parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
     frozen=sum(

@@ -71,12 +71,17 @@ def convert(
   layout = layout_of(model)
   state, notes = _clean(source)
   shapes = {key: entry.value.shape for key, entry in state.items()}
+  _, *trees = split(model)
+  wanted = flat(trees[0]) | flat(trees[1])
+  if not shapes.keys().isdisjoint(path for path in wanted if "/" in path):
+    raise WeightsError(
+      "these are weights as vidjax itself saves them, which need no "
+      "conversion; load them with vidjax.load_pretrained"
+    )
   name = recognise(shapes, layout) if family is None else family
   one_of("family", name, tuple(FAMILIES))
   check_backbone(name, model)
   chosen = FAMILIES[name]
-  _, *trees = split(model)
-  wanted = flat(trees[0]) | flat(trees[1])
   placed = layout.table.place(
     chosen.adapt(state, model, layout),
     wanted,

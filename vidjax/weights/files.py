@@ -74,6 +74,18 @@ def read_weights(
       more than arrays.
     ImportError: if PyTorch is needed and not installed.
   """
+  return read_checkpoint(path, ema=ema)[0]
+
+
+def read_checkpoint(
+  path: str | os.PathLike[str], *, ema: bool = False
+) -> tuple[dict[str, Shaped[np.ndarray, "..."]], str]:
+  """Reads arrays as `read_weights` does, and says where in the file they were.
+
+  Returns:
+    Arrays by key, and words such as "its entry 'model_ema'" for a report; no
+    words if the file holds nothing but the arrays.
+  """
   path = pathlib.Path(path)
   read = _reader(path, _head(path))
   tree = read(path)
@@ -82,7 +94,8 @@ def read_weights(
       f"{path} holds a {type(tree).__name__} and no dictionary of arrays; save "
       "model.state_dict()"
     )
-  return _arrays(path, _state(path, tree, ema))
+  state, entry = _state(path, tree, ema)
+  return _arrays(path, state), entry
 
 
 def _head(path: pathlib.Path) -> bytes:
@@ -274,23 +287,28 @@ def _check_expansion(path: pathlib.Path, size: int) -> None:
 
 def _state(
   path: pathlib.Path, tree: Mapping[Any, Any], ema: bool
-) -> Mapping[Any, Any]:
-  """Opens the nested entries of a training checkpoint."""
+) -> tuple[Mapping[Any, Any], str]:
+  """Opens the nested entries of a training checkpoint; says which."""
   order = (*AVERAGES, *CONTAINERS) if ema else (*CONTAINERS, *AVERAGES)
-  averaged = False
+  opened, averages = [], []
   # More levels do not occur, and a dictionary may hold itself.
   for _ in range(3):
     names = [name for name in order if isinstance(tree.get(name), Mapping)]
     if not names:
       break
+    averages += [name for name in names if name in AVERAGES]
+    opened.append(names[0])
     tree = tree[names[0]]
-    averaged |= names[0] in AVERAGES
+  averaged = not set(AVERAGES).isdisjoint(opened)
   if ema and not averaged:
     raise WeightsFileError(
       f"{path} has no moving average of the weights ({', '.join(AVERAGES)}); "
-      "read it without"
+      "read its weights without ema"
     )
-  return tree
+  entry = f"its entry {'.'.join(opened)!r}" if opened else ""
+  if averages and not averaged:
+    entry += f" (ema takes its moving average {averages[0]!r} instead)"
+  return tree, entry
 
 
 def _arrays(path: pathlib.Path, state: Mapping[Any, Any]) -> dict[str, Array]:

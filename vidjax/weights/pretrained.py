@@ -31,7 +31,7 @@ from vidjax.models.registry import (
 )
 from vidjax.nn.functional import Tree, merge, split
 from vidjax.weights.convert import convert
-from vidjax.weights.files import Array, read_weights
+from vidjax.weights.files import Array, read_checkpoint, read_weights
 from vidjax.weights.info import (
   CONFIG,
   Pretrained,
@@ -238,13 +238,14 @@ def fill_from_file(
     WeightsFileError: if the file cannot be read.
     WeightsError: listing everything that does not fit the model.
   """
-  saved = read_weights(path)
+  saved, entry = read_checkpoint(path)
   _, *trees = split(model)
   own = {name for tree in trees for name in flat(tree) if "/" in name}
   if not own.isdisjoint(saved):
     return fill(saved, model, os.fspath(path), new_head=new_head)
   converted = convert(saved, model, new_head=new_head)
-  report = f"{os.fspath(path)}: {converted.report}"
+  place = f"{os.fspath(path)}, {entry}" if entry else os.fspath(path)
+  report = f"{place}: {converted.report}"
   return Filled(converted.params, converted.stats, report)
 
 

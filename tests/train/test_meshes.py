@@ -1,0 +1,133 @@
+"""Training of all four systems on meshes of many shapes: as on one device.
+
+The parts that need eight devices run in one child process, by `main` below.
+"""
+
+import importlib
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tests import on_devices, oracles
+from vidjax.train.run import build
+from vidjax.train.sharding import input_sharding, make_mesh
+from vidjax.train.sharding_table import describe
+
+STEPS, BATCH, FRAMES = 3, 8, 8
+ALONE = (1, 1, 1, 1)
+MESHES = [(8, 1, 1, 1), (2, 2, 2, 1), (1, 1, 8, 1), (1, 2, 1, 4)]
+PAGES = {
+  "xvit_motion": {"dim": 32, "depth": 2, "dropout_rate": 0.5},
+  "tps_motion": {
+    "dim": 16,
+    "depths": (1, 1),
+    "heads": (2, 4),
+    "window": (1, 2, 2),
+    "drop_path": 0.3,
+  },
+  "laps_motion": {"dim": 32, "depths": (1, 1, 1), "drop_path": 0.3},
+  "sifa_motion": {
+    "dim": 8,
+    "depths": (1, 2, 1),
+    "blocks": ("B", "GB", "B"),
+    "stem_frames": 1,
+  },
+}
+
+
+def page(name: str, sizes: tuple[int, ...]):
+  config = importlib.import_module(f"configs.{name}").get_config("smoke")
+  config.model.update(PAGES[name])
+  if name == "sifa_motion":
+    config.model.temporal.stages = (1, 2)
+  config.data.update({"frames": FRAMES, "batch_size": BATCH, "image_size": 32})
+  config.model.image_size = 32
+  axes = ("data", "fsdp", "frames", "tensor")
+  config.mesh.update(dict(zip(axes, sizes, strict=True)))
+  return config
+
+
+def batch(seed: int, mesh) -> dict:
+  rng = np.random.default_rng(seed)
+  arrays = {
+    "video": rng.integers(0, 256, (BATCH, FRAMES, 32, 32, 3)).astype(np.uint8),
+    "label": rng.integers(0, 12, BATCH).astype(np.int32),
+    "erase": np.zeros((BATCH, 4), np.int32),
+    "weight": np.array([1, 1, 0, 1, 1, 1, 1, 0], np.float32),
+  }
+  return {
+    name: jax.device_put(array, input_sharding(name, array.shape, mesh))
+    for name, array in arrays.items()
+  }
+
+
+def train(name: str, sizes: tuple[int, ...]) -> dict:
+  """Losses and gradient norms of some steps, and the last statistics."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, "jit", oracles.jit)
+    run = build(
+      page(name, sizes),
+      total_steps=10,
+      steps_per_epoch=5,
+      devices=jax.devices()[: int(np.prod(sizes))],
+    )
+  state = run.init(jax.random.key(0))
+  found: dict = {"loss": [], "gradient_norm": []}
+  for step in range(STEPS):
+    state, metrics = run.train_step(state, batch(step, run.mesh))
+    for key, values in found.items():
+      values.append(float(metrics[key]))
+  found["stats"] = [np.ravel(x).tolist() for x in jax.tree.leaves(state.stats)]
+  return found
+
+
+def main() -> None:
+  """Prints what up to eight devices do."""
+  print(
+    json.dumps(
+      {
+        name: [train(name, sizes) for sizes in (ALONE, *MESHES)]
+        for name in PAGES
+      }
+    )
+  )
+
+
+@pytest.fixture(scope="module")
+def eight(compile_cache) -> dict:
+  return on_devices.results(__name__, compile_cache)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", range(len(MESHES)), ids=map(str, MESHES))
+@pytest.mark.parametrize("name", PAGES)
+def test_a_mesh_does_not_change_the_training(name, place, eight):
+  alone, found = eight[name][0], eight[name][1 + place]
+  assert len(set(alone["loss"])) == STEPS
+  np.testing.assert_allclose(found["loss"], alone["loss"], rtol=1e-5)
+  norms = (found["gradient_norm"], alone["gradient_norm"])
+  np.testing.assert_allclose(*norms, rtol=1e-4)
+  for values, wanted in zip(found["stats"], alone["stats"], strict=True):
+    np.testing.assert_allclose(values, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_table_of_shardings():
+  config = page("xvit_motion", (1, 2, 1, 4))
+  devices = np.full((1, 2, 1, 4), jax.devices()[0])
+  mesh = jax.sharding.Mesh(devices, make_mesh().axis_names)
+  lines = describe(config, mesh).splitlines()
+  assert lines[0].endswith("data=1 x fsdp=2 x frames=1 x tensor=4")
+  rows = {line.split("  ")[0]: line.split() for line in lines}
+  assert rows["blocks/0/attention/qkv/kernel"][1:] == [
+    *("32", "x", "96", "fsdp", "x", "tensor"),
+    f"{4 * 32 * 96 // 8:,}",
+  ]
+  assert rows["norm/scale"][1:] == ["32", "-", "128"]
+  sizes = [
+    int(row[-1].replace(",", ""))
+    for row in rows.values()
+    if len(row) > 2 and "/" in row[0]
+  ]
+  assert max(sizes) < 4 * 32 * 128
