@@ -299,6 +299,7 @@ def smoke(c: ml_collections.ConfigDict) -> None:
   c.schedule.warmup_epochs = 0.3
   c.eval.update({"batch_size": 8, "every_epochs": 0.0, "every_steps": 2})
   c.checkpoint.update({"every_epochs": 0.0, "every_steps": 2})
+  c.mesh.update({"data": -1, "fsdp": 1, "frames": 1, "tensor": 1})
 
 
 def _change_model(

@@ -27,7 +27,8 @@ def describe(config: Config, mesh: Mesh | None = None) -> str:
   """
   mesh = make_mesh(**config.mesh) if mesh is None else mesh
   _, params, _ = split(abstract_model(config))
-  rows, total = [_HEADER], 0
+  rows: list[tuple[str, ...]] = [_HEADER]
+  total = 0
   for path, leaf in jax.tree.leaves_with_path(params):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     spec = parameter_spec(name, leaf.shape, mesh)
