@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidjax.data import decode as decode_lib
-from vidjax.data.decode import Row, Video, VideoError, decode, plan, probe
+from tests.data.videos import make
+from vidjax.data import packets as packets_lib
+from vidjax.data.container import Source
+from vidjax.data.decode import Video, VideoError, decode, probe
+from vidjax.data.packets import Row, plan, scan
 
 # name: codec, frames, width, height, and fps
 GOOD = {
@@ -61,30 +64,17 @@ MADE = {
   ),
   "hidden.webm": ("libvpx", {"auto-alt-ref": "1", "lag-in-frames": "16"}),
   "mpeg4.avi": ("mpeg4", {"bf": "2", "g": "12"}),
+  "hevc.mp4": (
+    "libx265",
+    {"x265-params": "keyint=12:bframes=4:scenecut=0:log-level=none"},
+  ),
+  "av1.mp4": ("libsvtav1", {"preset": "12", "g": "12"}),
+  "vp9.mp4": ("libvpx-vp9", {"cpu-used": "8", "g": "12"}),
+  "vp9.webm": ("libvpx-vp9", {"cpu-used": "8", "lag-in-frames": "16"}),
+  "no_groups.mp4": ("libx264", {"g": "1"}),
   "mpeg4.mp4": ("mpeg4", {"bf": "0", "g": "12"}),
   "mpeg2.mkv": ("mpeg2video", {"bf": "2", "g": "12"}),
 }
-
-
-def make(
-  path, codec="libx264", options=None, *, n=60, size=(96, 64)
-) -> pathlib.Path:
-  """Writes a video whose every frame is different."""
-  width, height = size
-  rng = np.random.default_rng(0)
-  coarse = rng.integers(0, 256, (8, 12, 3), dtype=np.uint8)
-  scene = np.kron(coarse, np.ones((16, 16, 1), np.uint8))
-  with av.open(str(path), "w") as container:
-    stream = container.add_stream(codec, rate=25, options=options or {})
-    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-    for i in range(n):
-      top, left = i % (128 - height), 2 * i % (192 - width)
-      image = scene[top : top + height, left : left + width].copy()
-      image[3 * i % height :, : 5 * i % width] ^= 255
-      frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-      container.mux(stream.encode(frame))
-    container.mux(stream.encode(None))
-  return pathlib.Path(path)
 
 
 def turned(source, path, turn) -> pathlib.Path:
@@ -159,6 +149,114 @@ def test_made_file(tmp_path, name):
   check_exact(make(tmp_path / name, *MADE[name]))
 
 
+@pytest.mark.parametrize(
+  ("codec", "pix_fmt", "size"),
+  [
+    ("libx264", "yuv420p10le", (96, 64)),
+    ("libx264", "gray", (96, 64)),
+    ("libx264", "yuv444p", (97, 61)),
+    ("libx264", "yuvj420p", (96, 64)),
+    ("libx265", "yuv420p10le", (96, 64)),
+    ("libvpx-vp9", "yuv444p", (97, 61)),
+    ("ffv1", "bgr0", (97, 61)),
+    ("mjpeg", "yuvj422p", (96, 64)),
+  ],
+)
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_pixel_formats(tmp_path, codec, pix_fmt, size, suffix):
+  if codec == "ffv1" and suffix == ".mp4":
+    suffix = ".avi"
+  options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+  path = make(
+    tmp_path / f"v{suffix}", codec, options, n=14, size=size, pix_fmt=pix_fmt
+  )
+  check_exact(path, rounds=2)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_variable_frame_rate(tmp_path, suffix):
+  steps = np.random.default_rng(0).integers(10, 120, 40)
+  times = np.cumsum(steps).tolist()
+  options = {"x264-params": X264}
+  path = make(tmp_path / f"v{suffix}", "libx264", options, n=40, times=times)
+  check_exact(path)
+  with Video(path) as video:
+    seconds = [video.seconds(frame) for frame in video.walk()]
+  want = np.array(times) / 600
+  np.testing.assert_allclose(np.diff(seconds), np.diff(want), atol=2e-3)
+
+
+@pytest.mark.parametrize(
+  "flags", ["frag_keyframe+empty_moov", "frag_every_frame+empty_moov+dash"]
+)
+def test_fragmented_mp4(tmp_path, flags):
+  options = {"x264-params": X264}
+  muxer = {"movflags": flags}
+  check_exact(make(tmp_path / "v.mp4", "libx264", options, muxer=muxer))
+
+
+@pytest.mark.parametrize("name", ["short_groups.mp4", "vp9.webm", "mpeg4.avi"])
+def test_content_in_memory(tmp_path, name):
+  path = make(tmp_path / name, *MADE[name])
+  content = path.read_bytes()
+  want = decode(path, [3, 41])
+  with Video("other name", content) as video:
+    np.testing.assert_array_equal(video.read([3, 41]), want)
+    assert video.info == probe(path)
+  with pytest.raises(VideoError) as caught, Video("name", b""):
+    pass
+  assert caught.value.path == pathlib.Path("name")
+  assert caught.value.reason == "empty"
+
+
+@pytest.mark.parametrize(
+  "name", ["long_group.mp4", "no_groups.mp4", "hevc.mp4", "av1.mp4"]
+)
+def test_mp4_is_opened_without_decoding(tmp_path, name):
+  source = Source(make(tmp_path / name, *MADE[name]))
+  found = []
+  for container in (source.open(), source.open_quickly()):
+    with container:
+      stream = source.stream(container)
+      context = stream.codec_context
+      pix_fmt = context.pix_fmt
+      found.append(
+        (
+          stream.average_rate,
+          (stream.width, stream.height),
+          # H.264 pictures come out late or not at all if this is too small.
+          context.codec.name != "h264" or context.has_b_frames,
+          scan(container, stream, source)[0],
+        )
+      )
+  assert found[0] == found[1]
+  if name == "long_group.mp4":  # only a decoder would know
+    assert pix_fmt is None
+
+
+def test_walk(tmp_path):
+  path = make(tmp_path / "v.mp4", *MADE["open_groups.mp4"])
+  want = full_decode(path)
+  with Video(path) as video:
+    for first, stop in ((0, None), (17, 41), (59, 60)):
+      frames = [video.rgb(frame) for frame in video.walk(first, stop)]
+      np.testing.assert_array_equal(frames, want[first:stop])
+
+
+def test_keyframes(tmp_path):
+  options = {"x264-params": "keyint=12:bframes=2:scenecut=0:open-gop=0"}
+  with Video(make(tmp_path / "v.mp4", options=options)) as video:
+    assert video.keyframes == [0, 12, 24, 36, 48]
+
+
+def test_title_in_another_encoding(tmp_path):
+  path = make(tmp_path / "v.mkv", n=2, muxer={"metadata": ""})
+  data = path.read_bytes()
+  at = data.index(b"Lavf")
+  path.write_bytes(data[:at] + b"\xcf\xff" + data[at + 2 :])
+  assert probe(path).frames == 2
+
+
 def test_every_frame_at_once(tmp_path):
   path = make(tmp_path / "v.mp4", *MADE["short_groups.mp4"])
   np.testing.assert_array_equal(decode(path, range(60)), full_decode(path))
@@ -195,9 +293,11 @@ def test_rotation(tmp_path, turn):
   assert got.shape[1:3] == (info.height, info.width)
 
 
-@pytest.mark.parametrize("name", ["open_groups.mkv", "mpeg4.avi"])
+@pytest.mark.parametrize(
+  "name", ["open_groups.mkv", "open_groups.mp4", "stream.ts", "mpeg4.avi"]
+)
 def test_packets_of_a_large_file_are_not_held(tmp_path, monkeypatch, name):
-  monkeypatch.setattr(decode_lib, "_KEEP_BYTES", 2000)
+  monkeypatch.setattr(packets_lib, "_KEEP_BYTES", 2000)
   path = make(tmp_path / name, *MADE[name])
   check_exact(path)
   with Video(path) as video:

@@ -2,6 +2,7 @@ import collections
 import json
 import pathlib
 import shutil
+import threading
 import types
 
 import av
@@ -379,14 +380,41 @@ def test_the_bad_share_is_not_judged_too_early():
     Manifest(root, "train", "d", clips, ("a",), (0,), (0,)), max_share=0.01
   )
   for index in range(10):  # all of the first ten: 1 % of a thousand
-    bad.saw(index)
+    with bad.read(index, clip):
+      assert bad.reading == ["x"]
     bad.add(index, clip, error)
     bad.add(index, clip, error)
   assert bad.total == 10
   assert bad.share == 1
-  bad.saw(10)
-  with pytest.raises(TooManyBadVideosError, match="11 of the 11 videos"):
+  assert bad.reading == []
+  assert bad.metrics() == {"bad_videos": 10, "bad/empty": 10}
+  with (
+    pytest.raises(TooManyBadVideosError, match="11 of the 11 videos"),
+    bad.read(10, clip),
+  ):
     bad.add(10, clip, error)
+  assert bad.reading == []
+
+
+def test_a_batch_that_does_not_come_is_said(tmp_path, monkeypatch, caplog):
+  manifest = write_data(tmp_path)
+  go_on = threading.Event()
+  whole = pipeline.open_clip
+
+  def stuck(path):
+    go_on.wait(20)
+    return whole(path)
+
+  monkeypatch.setattr(pipeline, "open_clip", stuck)
+  monkeypatch.setattr(pipeline, "_PATIENCE", 0.2)
+  with (
+    caplog.at_level("WARNING", logger="absl"),
+    train_batches(manifest, config(), seed=0) as batches,
+  ):
+    threading.Timer(1.0, go_on.set).start()
+    next(batches)
+  assert "no batch for 0 s; being read: " in caplog.text
+  assert any(f"{clip.id!r}" in caplog.text for clip in manifest.clips)
 
 
 def test_steps_per_epoch(manifest):

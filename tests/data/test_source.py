@@ -16,6 +16,7 @@ def config(source="motion", root="", classes=12):
         "root": str(root),
         "train_split": "train",
         "eval_split": "val",
+        "head": "",
       }
     ),
     motion=ConfigDict(
@@ -101,3 +102,38 @@ def test_an_unknown_source(tmp_path):
     match=r"^data\.source is 'tfrecord'; use one of 'manifest', 'motion'$",
   ):
     open_splits(config("tfrecord"), tmp_path)
+
+
+def test_clips_that_the_index_found_bad_are_left_out_of_training(
+  tmp_path, caplog
+):
+  root = write_manifest(tmp_path / "data")
+  for split in ("train", "val"):
+    path = root / f"{split}.jsonl"
+    first, *rest = path.read_text().splitlines()
+    first = json.dumps(json.loads(first) | {"status": "empty"})
+    path.write_text("\n".join([first, *rest]))
+  page = config("manifest", root, classes=2)
+  with caplog.at_level("WARNING"):
+    train, val = open_splits(page, tmp_path)
+  assert [clip.id for clip in train.clips] == ["train1", "train2"]
+  assert [clip.id for clip in val.clips] == ["val0"]
+  assert "1 of the 3 clips of split 'train' are left out" in caplog.text
+  assert "{'empty': 1}" in caplog.text
+
+
+def test_one_of_several_heads(tmp_path):
+  root = tmp_path / "data"
+  root.mkdir()
+  heads = {"verb": ["take", "put"], "noun": ["cup", "lid", "pan"]}
+  (root / "labels.json").write_text(json.dumps({"heads": heads}))
+  line = json.dumps({"id": "a", "path": "a.mp4", "labels": [1, 2]})
+  for split in ("train", "val"):
+    (root / f"{split}.jsonl").write_text(line)
+  page = config("manifest", root, classes=2)
+  assert [s.clips[0].label for s in open_splits(page, tmp_path)] == [1, 1]
+  page.data.head, page.model.num_classes = "noun", 3
+  assert [s.clips[0].label for s in open_splits(page, tmp_path)] == [2, 2]
+  del page.data.head  # a run of a former version
+  page.model.num_classes = 2
+  assert [s.clips[0].label for s in open_splits(page, tmp_path)] == [1, 1]

@@ -6,6 +6,7 @@ prefetched. So the batch of step k is the same for any number of hosts and
 threads, and the step is all that must be saved to resume.
 """
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,8 @@ from jaxtyping import Int, UInt8
 
 from vidjax.checks import Config, one_of
 from vidjax.data.augment import RECIPES, erase_box
-from vidjax.data.decode import Transform, Video, VideoError
+from vidjax.data.clips import open_clip
+from vidjax.data.decode import Transform, VideoError
 from vidjax.data.epochs import Epochs, whole_micro_batches
 from vidjax.data.geometry import CROPS, ResizeCut, eval_crops
 from vidjax.data.manifest import Clip, Manifest
@@ -26,6 +28,7 @@ from vidjax.data.sampling import SAMPLERS, Sampler
 
 _SUBSTITUTES = 3  # other videos tried in the place of one that is bad
 _KEYS = 20  # bad videos that are remembered by name
+_PATIENCE = 60  # seconds without a batch, after which the log says what is read
 _FIRST_VERDICT = 1000  # videos that are seen before a share can be trusted
 
 Batch = dict[str, np.ndarray]
@@ -36,7 +39,7 @@ class TooManyBadVideosError(RuntimeError):
 
 
 class BadVideos:
-  """Counts the distinct videos that could not be read; thread-safe.
+  """Knows the videos being read, and those that could not be; thread-safe.
 
   Attributes:
     counts: number of bad videos by reason (see `VideoError`).
@@ -50,7 +53,14 @@ class BadVideos:
     self._split = manifest.split
     self._seen = np.zeros(len(manifest.clips), bool)
     self._bad = np.zeros(len(manifest.clips), bool)
+    self._reading: dict[int, str] = {}
     self._lock = threading.Lock()
+
+  @property
+  def reading(self) -> list[str]:
+    """Ids of the videos that are being read at this moment."""
+    with self._lock:
+      return sorted({*self._reading.values()})
 
   @property
   def total(self) -> int:
@@ -62,9 +72,24 @@ class BadVideos:
     """Bad videos as a share of those seen so far."""
     return self.total / max(np.count_nonzero(self._seen), 1)
 
-  def saw(self, index: int) -> None:
-    """Notes that the video of clip number `index` is being read."""
+  def metrics(self) -> dict[str, int]:
+    """Returns their number, and that of each reason, by name."""
+    with self._lock:
+      reasons = {f"bad/{reason}": n for reason, n in self.counts.items()}
+      return {"bad_videos": self.total} | reasons
+
+  @contextlib.contextmanager
+  def read(self, index: int, clip: Clip) -> Iterator[None]:
+    """Notes for a context that this thread reads the video of clip `index`."""
     self._seen[index] = True
+    thread = threading.get_ident()
+    with self._lock:
+      self._reading[thread] = clip.id
+    try:
+      yield
+    finally:
+      with self._lock:
+        del self._reading[thread]
 
   def add(self, index: int, clip: Clip, error: VideoError) -> None:
     """Notes a bad video, and names it in the log the first time.
@@ -106,7 +131,20 @@ class Batches(Iterator[Batch]):
     self._batches = batches
 
   def __next__(self) -> Batch:
-    return next(self._batches)
+    timer = threading.Timer(_PATIENCE, self._complain)
+    timer.daemon = True
+    timer.start()
+    try:
+      return next(self._batches)
+    finally:
+      timer.cancel()
+
+  def _complain(self) -> None:
+    logging.warning(
+      "no batch for %d s; being read: %s",
+      _PATIENCE,
+      ", ".join(map(repr, self.bad.reading)) or "nothing",
+    )
 
   def __enter__(self) -> "Batches":
     return self
@@ -304,9 +342,9 @@ class _TrainClip:
     clips = self._manifest.clips
     original = index
     for _ in range(1 + _SUBSTITUTES):
-      self._bad.saw(index)
       try:
-        return self._example(clips[index], rng)
+        with self._bad.read(index, clips[index]):
+          return self._example(clips[index], rng)
       except VideoError as error:
         self._bad.add(index, clips[index], error)
       index = int(rng.integers(len(clips)))
@@ -319,8 +357,9 @@ class _TrainClip:
     erase = None
     if rng.random() < c.erase:
       erase = erase_box(rng, c.image_size, c.image_size)
-    with Video(self._manifest.file(clip)) as video:
-      indices = self._sampler.train(rng, video.frames, **self._sampling)
+    with open_clip(self._manifest.file(clip)) as video:
+      first, count = clip.part(video.frames)
+      indices = first + self._sampler.train(rng, count, **self._sampling)
       crop = self._crop_of(rng, flip and not self._recipe.flip_last)
       if self._recipe.cropped:
         frames = self._augment(video.read(indices, crop), rng)
@@ -391,9 +430,9 @@ class _EvalVideo:
     if index >= len(self._manifest.clips):
       return _eval_example(views, 0, readable=False, mask=0.0, index=-1)
     clip = self._manifest.clips[index]
-    self._bad.saw(index)
     try:
-      views, readable = self._views(clip), True
+      with self._bad.read(index, clip):
+        views, readable = self._views(clip), True
     except VideoError as error:
       self._bad.add(index, clip, error)
       readable = False
@@ -419,8 +458,9 @@ class _EvalVideo:
         crops.extend(self._cut(*frame.shape[:2]))
       return crops[0].scale(frame)
 
-    with Video(self._manifest.file(clip)) as video:
-      frames = video.read(self._indices(video.frames), scale)
+    with open_clip(self._manifest.file(clip)) as video:
+      first, count = clip.part(video.frames)
+      frames = video.read(first + self._indices(count), scale)
     return np.stack(
       [
         crop.cut(part)

@@ -3,6 +3,8 @@
 import pathlib
 from typing import Any
 
+from absl import logging
+
 from vidjax.checks import one_of
 from vidjax.data.manifest import Manifest, ManifestError, load_manifest
 from vidjax.data.motion import write_motion_clips
@@ -12,6 +14,9 @@ def open_splits(
   config: Any, workdir: pathlib.Path
 ) -> tuple[Manifest, Manifest]:
   """Returns the training and evaluation manifests.
+
+  Clips that the index marks as unusable are left out of training, with a
+  warning; in evaluation they stay, and count as failed.
 
   Args:
     config: the whole configuration.
@@ -33,8 +38,19 @@ def open_splits(
     )
   else:
     root = pathlib.Path(data.root)
-  train = load_manifest(root, data.train_split)
-  val = load_manifest(root, data.eval_split)
+  head = data.get("head", "")  # runs of former versions have no such key
+  train = _open(root, data.train_split, head)
+  val = _open(root, data.eval_split, head)
+  if bad := train.bad():
+    logging.warning(
+      "%d of the %d clips of split %r are left out, which the index found "
+      "unusable: %s",
+      sum(bad.values()),
+      len(train.clips),
+      train.split,
+      bad,
+    )
+    train = train.usable()
   classes, logits = len(train.classes), config.model.num_classes
   if classes != logits:
     raise ManifestError(
@@ -42,3 +58,8 @@ def open_splits(
       f"--config.model.num_classes={classes}."
     )
   return train, val
+
+
+def _open(root: pathlib.Path, split: str, head: str) -> Manifest:
+  manifest = load_manifest(root, split)
+  return manifest.of_head(head) if head else manifest
