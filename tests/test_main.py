@@ -59,6 +59,11 @@ def main(*arguments: str) -> subprocess.CompletedProcess[str]:
       1,
       "data.root is empty",
     ),
+    (
+      [SMOKE, "--workdir={tmp}", "--coordinator=localhost:1"],
+      1,
+      "error: --num_processes and --process_id must be given too",
+    ),
   ],
 )
 def test_wrong_command_line(arguments, status, sentence, tmp_path):
@@ -66,6 +71,12 @@ def test_wrong_command_line(arguments, status, sentence, tmp_path):
   assert done.returncode == status
   assert sentence in done.stderr
   assert "Traceback" not in done.stderr
+
+
+def test_sharding_is_printed_without_a_work_directory(tmp_path):
+  done = main(SMOKE, "--print_sharding")
+  assert done.returncode == 0, done.stderr
+  assert "blocks/0/attention/qkv/kernel" in done.stdout
 
 
 def smoke(clips, page="xvit_motion", **changes):

@@ -2,6 +2,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -13,7 +14,8 @@ import optax
 import pytest
 from flax import struct
 
-from vidjax.train.checkpoint import CheckpointError, Checkpoints
+from vidjax.train import checkpoint
+from vidjax.train.checkpoint import CheckpointError, Checkpoints, DamagedError
 
 
 @struct.dataclass
@@ -280,6 +282,96 @@ def test_a_damaged_checkpoint_is_an_error_with_the_remedy(opened, change):
     assert_same(checkpoints.restore(abstract(state), 1), state)
 
 
+def lose_shard(folder):
+  max(
+    (p for p in (folder / "state").rglob("d/*") if p.is_file()),
+    key=lambda p: p.stat().st_size,
+  ).unlink()
+
+
+@pytest.mark.parametrize(
+  "damage",
+  [
+    lambda folder: damage_largest(folder, flip),
+    lambda folder: damage_largest(folder, lambda data: data[:1000]),
+    lose_shard,
+  ],
+  ids=["flip", "truncate", "missing"],
+)
+def test_the_newest_intact_checkpoint_is_used(opened, damage, monkeypatch):
+  warnings = []
+  monkeypatch.setattr(
+    checkpoint.logging, "warning", lambda text, *a: warnings.append(text % a)
+  )
+  noise = np.random.default_rng(0).normal(size=(4, 30_000)).astype(np.float32)
+  states = [{"a": jnp.asarray(x)} for x in noise]
+  with opened(keep=4) as checkpoints:
+    assert checkpoints.restore_newest(abstract(states[0])) == (0, None)
+    for step, state in enumerate(states, 1):
+      checkpoints.save(step, state, {"eval/top1": float(step)})
+  for step in ("3", "4"):
+    damage(checkpoints.directory / step)
+  with opened(keep=4) as checkpoints:
+    step, state = checkpoints.restore_newest(abstract(states[0]))
+    assert step == 2
+    assert_same(state, states[1])
+    assert checkpoints.latest_step() == checkpoints.best_step() == 2
+    checkpoints.save(3, states[2], wait=True)  # again, as the run does
+  assert sorted(p.name for p in checkpoints.directory.iterdir()) == [
+    *("1", "2", "3", "3.damaged", "4.damaged")
+  ]
+  assert len(warnings) == 2
+  for step, warning in zip((4, 3), warnings, strict=True):
+    assert warning.startswith(f"the checkpoint of step {step} is damaged (")
+    assert f"now called {step}.damaged: continuing from an earl" in warning
+  with opened(keep=4) as checkpoints:
+    step, state = checkpoints.restore_newest(abstract(states[0]))
+  assert step == 3
+  assert_same(state, states[2])
+
+
+def test_the_last_checkpoint_is_not_set_aside(opened):
+  state = {"a": jnp.asarray(np.random.default_rng(0).normal(size=30_000))}
+  with opened() as checkpoints:
+    checkpoints.save(1, state)
+  damage_largest(checkpoints.directory / "1", flip)
+  with (
+    opened() as checkpoints,
+    pytest.raises(DamagedError, match=r"delete .* to continue from the beginn"),
+  ):
+    checkpoints.restore_newest(abstract(state))
+  assert steps_on_disk(checkpoints) == [1]
+
+
+@pytest.mark.parametrize(
+  "text", ["RESOURCE_EXHAUSTED: out of memory", "a: Permission denied"]
+)
+def test_a_checkpoint_that_cannot_be_read_now_is_kept(
+  opened, text, monkeypatch
+):
+  state = {"a": jnp.zeros(2)}
+  with opened() as checkpoints:
+    checkpoints.save(1, state)
+    checkpoints.save(2, state, wait=True)
+
+    def fail(*_):
+      raise ValueError(text)
+
+    monkeypatch.setattr(checkpoints._checkpointer, "load", fail)
+    with pytest.raises(CheckpointError, match=r"step 2 .* cannot be read"):
+      checkpoints.restore_newest(abstract(state))
+  assert steps_on_disk(checkpoints) == [1, 2]
+
+
+def test_another_model_is_no_damage(opened):
+  with opened() as checkpoints:
+    checkpoints.save(1, {"a": jnp.zeros(2)})
+    checkpoints.save(2, {"a": jnp.zeros(2)})
+    with pytest.raises(CheckpointError, match="does not fit this model"):
+      checkpoints.restore_newest(abstract({"a": jnp.zeros(3)}))
+  assert steps_on_disk(checkpoints) == [1, 2]
+
+
 def test_a_flipped_bit_is_found_in_its_array(opened):
   noise = np.random.default_rng(0).normal(size=30_000).astype(np.float32)
   state = {"a": {"b": jnp.asarray(noise)}, "c": jnp.zeros(2)}
@@ -343,6 +435,15 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     CheckpointError, match=r"file/ck cannot be used \(Not a d"
   ):
     Checkpoints(tmp_path / "file/ck", keep=1, best_metric="")
+
+
+def test_a_folder_that_becomes_unusable_is_named(opened):
+  with opened() as checkpoints:
+    checkpoints.save(1, {"a": jnp.zeros(2)}, wait=True)
+    shutil.rmtree(checkpoints.directory)
+    checkpoints.directory.write_text("")
+    with pytest.raises(CheckpointError, match=r"of step 2 could not be writ"):
+      checkpoints.save(2, {"a": jnp.zeros(2)}, wait=True)
 
 
 def test_at_least_one_is_kept(tmp_path):

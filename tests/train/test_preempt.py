@@ -76,7 +76,8 @@ jax.distributed.shutdown()
 """
 
 
-def test_all_processes_of_a_job_stop_at_the_same_step():
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_all_processes_of_a_job_stop_at_the_same_step(number):
   with socket.socket() as free:
     free.bind(("localhost", 0))
     port = str(free.getsockname()[1])
@@ -93,7 +94,7 @@ def test_all_processes_of_a_job_stop_at_the_same_step():
   try:
     for worker in workers:
       assert worker.stdout.readline() == "ready\n", worker.stderr.read()
-    workers[1].send_signal(signal.SIGTERM)
+    workers[1].send_signal(number)
     ends = [worker.communicate(timeout=60) for worker in workers]
   finally:
     for worker in workers:

@@ -19,16 +19,36 @@ from absl import logging
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
+from vidjax.train.distributed import anywhere, from_first, in_turn
+
 Path = tuple[str, ...]
 
 _PARTIAL = "*.orbax-checkpoint-tmp"
 # Small files without which a folder is not a checkpoint.
 _REQUIRED = ("_CHECKPOINT_METADATA", "state/_METADATA")
 _METRICS = "metrics/metrics"
+_DAMAGED = ".damaged"
+# Reasons why intact files cannot be read.
+_ELSEWHERE = re.compile(
+  r"RESOURCE_EXHAUSTED|PERMISSION_DENIED|Permission denied|Too many open files"
+  r"|Stale file handle|Gloo|oordination service"
+)
 
 
 class CheckpointError(ValueError):
   """A checkpoint cannot be written, read, or does not fit the state."""
+
+
+class DamagedError(CheckpointError):
+  """The files of a checkpoint are not what was written.
+
+  Attributes:
+    reason: a phrase.
+  """
+
+  def __init__(self, message: str, reason: str):
+    super().__init__(message)
+    self.reason = reason
 
 
 class Checkpoints:
@@ -86,6 +106,8 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind: Any, *exception: object) -> None:
+    if kind is not None and jax.process_count() > 1:
+      return  # others may never come to the end of a write
     try:
       self._finish()
     except CheckpointError as error:
@@ -125,6 +147,7 @@ class Checkpoints:
         "delete its folder"
       )
     self._sweep()
+    self._attempt(name, self._probe)
     flat = _flatten(state)
     numbers: Any = {k: float(v) for k, v in (metrics or {}).items()}
     checksums: Any = {"checksums": _checksums(flat)}
@@ -156,6 +179,48 @@ class Checkpoints:
     ]
     return max(ranked)[1] if ranked else None
 
+  def restore_newest(self, abstract_state: Any) -> tuple[int, Any]:
+    """Returns the newest intact checkpoint's step and state.
+
+    One that is damaged is set aside, as `<step>.damaged`, if there is an
+    earlier one to go on from.
+
+    Args:
+      abstract_state: as for `restore`.
+
+    Returns:
+      `(0, None)` if there is no checkpoint.
+
+    Raises:
+      CheckpointError: as `restore`.
+    """
+    while step := from_first(self.latest_step()):
+      try:
+        return step, self.restore(abstract_state, step)
+      except DamagedError as error:
+        if min(self._scores()) == step:
+          raise
+        self._set_aside(step)
+        logging.warning(
+          "the checkpoint of step %d is damaged (%s) and now called %d%s: "
+          "continuing from an earlier one",
+          step,
+          error.reason,
+          step,
+          _DAMAGED,
+        )
+    return 0, None
+
+  def _set_aside(self, step: int) -> None:
+    folder = self.directory / str(step)
+
+    def rename() -> None:
+      if jax.process_index() == 0:
+        folder.rename(folder.with_name(f"{step}{_DAMAGED}"))
+
+    in_turn(rename)
+    self._checkpointer.reload()
+
   def restore(self, abstract_state: Any, step: int | None = None) -> Any:
     """Returns the state of a checkpoint.
 
@@ -165,8 +230,9 @@ class Checkpoints:
       step: None for the newest.
 
     Raises:
-      CheckpointError: if there is no such checkpoint, if it does not fit
-        (every leaf that differs is named), or if its files are damaged.
+      CheckpointError: if there is no such checkpoint, or if it does not fit
+        (every leaf that differs is named).
+      DamagedError: if its files are damaged.
     """
     step = self._existing(step)
     expected = {k: _placed(v) for k, v in _flatten(abstract_state).items()}
@@ -238,6 +304,13 @@ class Checkpoints:
         shutil.rmtree(path, ignore_errors=True)
     self._swept = True
 
+  def _probe(self) -> None:
+    """Writes a file, as orbax waits minutes for a folder it could not make."""
+    if jax.process_index() == 0:
+      file = self.directory / ".probe"
+      file.write_bytes(b"can be written")
+      file.unlink()
+
   def _finish(self) -> None:
     self._attempt("the last checkpoint", self._checkpointer.wait)
 
@@ -252,17 +325,29 @@ class Checkpoints:
       ) from error
 
   def _read(self, step: int, action: Callable[[], Any]) -> Any:
+    result, failure = None, None
     try:
-      return action()
+      result = action()
     except Exception as error:  # orbax raises many kinds for damaged files
-      raise self._damaged(step, _reason(error)) from error
+      failure = error
+    failed = anywhere(failure is not None)
+    if not failed:
+      return result
+    reason = _reason(failure) if failure else f"seen by process {failed[0]}"
+    if _ELSEWHERE.search(str(failure)):
+      raise CheckpointError(
+        f"the checkpoint of step {step} in {self.directory} cannot be read "
+        f"({reason}): mend that and start the same command again"
+      ) from failure
+    raise self._damaged(step, reason) from failure
 
-  def _damaged(self, step: int, reason: str) -> CheckpointError:
+  def _damaged(self, step: int, reason: str) -> DamagedError:
     earlier = [s for s in self._scores() if s < step]
     remedy = f"step {max(earlier)}" if earlier else "the beginning"
-    return CheckpointError(
+    return DamagedError(
       f"the checkpoint of step {step} is damaged ({reason}): delete "
-      f"{self.directory / str(step)} to continue from {remedy}"
+      f"{self.directory / str(step)} to continue from {remedy}",
+      reason,
     )
 
 

@@ -1,6 +1,5 @@
 """The training program: one function, straight down."""
 
-import math
 import pathlib
 import time
 from typing import Any
@@ -9,32 +8,36 @@ import jax
 from absl import logging
 
 from vidjax.checks import Config
+from vidjax.data.manifest import Manifest
 from vidjax.data.pipeline import TooManyBadVideosError, train_batches
 from vidjax.data.pipeline import steps_per_epoch as count_steps_per_epoch
 from vidjax.data.source import open_splits
 from vidjax.evaluate import make_evaluator
 from vidjax.train.checkpoint import Checkpoints
+from vidjax.train.distributed import (
+  LostProcessError,
+  Watchdog,
+  batch_part,
+  in_turn,
+  losses_named,
+)
 from vidjax.train.durations import in_steps
+from vidjax.train.nonfinite import FiniteCheck, NonFiniteError
 from vidjax.train.optim import micro_batch_size
 from vidjax.train.precise import make_precise_statistics
 from vidjax.train.preempt import StopSignal
 from vidjax.train.prefetch import DevicePrefetch
 from vidjax.train.results import prepare_workdir, write_results
 from vidjax.train.run import build
-from vidjax.train.sharding import batch_sharding
 from vidjax.train.throughput import peak_flops
 from vidjax.train.writers import MetricWriter, Progress
-
-
-class NonFiniteError(RuntimeError):
-  """The loss or the gradient is no longer a number."""
-
 
 # What a user can mend: shown as one sentence, without a traceback.
 EXPECTED_ERRORS = (
   ValueError,
   OSError,
   ImportError,
+  LostProcessError,
   NonFiniteError,
   TooManyBadVideosError,
 )
@@ -43,10 +46,13 @@ EXPECTED_ERRORS = (
 def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   """Trains, evaluates and reports what a configuration describes.
 
-  A work directory that holds checkpoints is continued from the newest one,
-  exactly: same data, same random draws. After a step the order is: check,
-  log, precise statistics, evaluation, checkpoint, stop signal, and only then
-  the next batch.
+  A work directory that holds checkpoints is continued from the newest one that
+  is intact, exactly: same data, same random draws, on any number of devices and
+  processes. After a step the order is: stop signal, check, log, precise
+  statistics, evaluation, checkpoint, and only then the next batch.
+
+  In a job of several processes all of them call this, with one work directory
+  that they share; process 0 alone writes other files than checkpoints.
 
   Args:
     config: complete configuration (configs/common.py).
@@ -56,13 +62,13 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     The summary that is also written to summary.json.
 
   Raises:
-    NonFiniteError: if the loss or gradient norm is not finite; the last good
-      checkpoint is kept.
+    NonFiniteError: if the loss or gradient norm is not finite, or too often if
+      `train.nonfinite` is "skip"; the last good checkpoint is kept.
+    LostProcessError: if another process has ended.
     ValueError: if the configuration, the data or a checkpoint does not fit.
   """
   # --- data and durations
-  prepare_workdir(workdir, config)
-  train_split, eval_split = open_splits(config, workdir)
+  train_split, eval_split = _prepare(config, workdir)
   micro_batch = _micro_batch(config)
   epoch = count_steps_per_epoch(
     train_split, config.data.batch_size, micro_batch
@@ -71,6 +77,8 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   total = in_steps("train.", config.train, epoch)
   eval_every = in_steps("eval.every_", config.eval, epoch)
   save_every = in_steps("checkpoint.every_", config.checkpoint, epoch)
+
+  finite = FiniteCheck(config.train.nonfinite, config.train.max_skips)
 
   # --- model, state, evaluation
   run = build(config, total, epoch)
@@ -86,10 +94,10 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       config=config.to_dict(),
     ) as writer,
     StopSignal() as signal,
+    losses_named(),
   ):
-    start = checkpoints.latest_step() or 0
-    if start:
-      state = checkpoints.restore(run.abstract_state, start)
+    start, state = checkpoints.restore_newest(run.abstract_state)
+    if state is not None:
       logging.info("continuing from the checkpoint of step %d", start)
       if config.init_from:
         logging.info("init_from=%s is not used again", config.init_from)
@@ -109,17 +117,20 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     # --- the loop
     evaluation, stopped = None, False
     began = time.perf_counter()
+    host, hosts = batch_part(run.mesh)
+    alone = jax.process_count() == 1
     with (
+      Watchdog(0 if alone else config.train.stall_seconds),
       train_batches(
         train_split,
         config.data,
         seed=config.seed,
         start_step=start,
         micro_batch=micro_batch,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
+        host=host,
+        hosts=hosts,
       ) as host_batches,
-      DevicePrefetch(host_batches, batch_sharding(run.mesh)) as batches,
+      DevicePrefetch(host_batches, run.mesh) as batches,
     ):
       step, unchecked = start, None
       while step < total and not stopped:
@@ -129,13 +140,16 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         evaluates = step % eval_every == 0 or step == total
         saves = step % save_every == 0 or step == total
         stopped = signal.should_stop(step)
-        if logs or evaluates or saves or stopped:
-          _check_finite(step, metrics)
-        elif unchecked is not None:
-          _check_finite(step - 1, unchecked)  # of a step that has ended
+        if unchecked is not None:
+          finite(step - 1, unchecked)  # of a step that has ended
         unchecked = metrics
+        if logs or evaluates or saves or stopped:
+          finite(step, metrics)
+          unchecked = None
         if logs:
           rates = progress.update(step, metrics, waited=batches.waited)
+          if config.train.nonfinite == "skip":
+            rates["skipped"] = finite.skipped
           writer.write(step, {f"train/{k}": v for k, v in rates.items()})
         with progress.paused():
           if evaluates:
@@ -174,8 +188,7 @@ def evaluate_only(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   Raises:
     ValueError: if there is no checkpoint, or it does not fit the model.
   """
-  prepare_workdir(workdir, config)
-  train_split, eval_split = open_splits(config, workdir)
+  train_split, eval_split = _prepare(config, workdir)
   epoch = count_steps_per_epoch(
     train_split, config.data.batch_size, _micro_batch(config)
   )
@@ -197,6 +210,25 @@ def evaluate_only(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   )
 
 
+def _prepare(
+  config: Config, workdir: pathlib.Path
+) -> tuple[Manifest, Manifest]:
+  """Makes the work directory and returns the training and evaluation split."""
+
+  def prepare() -> tuple[Manifest, Manifest]:
+    if jax.process_index() == 0:
+      prepare_workdir(workdir, config)
+    elif not (workdir / "config.json").exists():
+      raise OSError(
+        f"process {jax.process_index()} does not see what process 0 has "
+        f"written to {workdir}: --workdir must be on a file system that all "
+        "machines share"
+      )
+    return open_splits(config, workdir)  # which may make the motion clips
+
+  return in_turn(prepare)
+
+
 def _micro_batch(config: Config) -> int | None:
   """Returns the clips of a micro-batch if epochs are to be kept apart."""
   if not config.train.partial_groups:
@@ -210,13 +242,3 @@ def _open_checkpoints(workdir: pathlib.Path, config: Config) -> Checkpoints:
     keep=config.checkpoint.keep,
     best_metric=config.checkpoint.best,
   )
-
-
-def _check_finite(step: int, metrics: dict[str, jax.Array]) -> None:
-  loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
-  if not (math.isfinite(loss) and math.isfinite(norm)):
-    raise NonFiniteError(
-      f"step {step}: loss is {loss} and the gradient norm {norm}; the last "
-      "checkpoint is good: continue from it with a lower schedule.base_lr, or "
-      "set train.clip_norm"
-    )

@@ -19,8 +19,9 @@ class StopSignal:
   hangs can still be stopped. Former handlers come back at the exit.
 
   In a job of `jax.distributed` the notice has to reach all processes at the
-  same step, for which JAX itself listens to SIGTERM: no handler is installed
-  then. Neither is one outside of the main thread, where Python allows none.
+  same step, for which JAX itself listens to SIGTERM: SIGINT is turned into that
+  and no other handler installed. Outside of the main thread, where Python
+  allows none, nothing is.
 
   Attributes:
     requested: whether a signal has arrived in this process.
@@ -31,9 +32,9 @@ class StopSignal:
     self._former: dict[signal.Signals, Any] = {}
 
   def __enter__(self) -> "StopSignal":
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread and not jax.distributed.is_initialized():
-      for number in _SIGNALS:
+    if threading.current_thread() is threading.main_thread():
+      in_job = jax.distributed.is_initialized()
+      for number in _SIGNALS[in_job:]:
         former = signal.signal(number, self._handle)
         # None: a handler that was not installed by Python.
         self._former[number] = signal.SIG_DFL if former is None else former
@@ -56,6 +57,8 @@ class StopSignal:
     del frame
     self.requested = True
     self._restore()
+    if jax.distributed.is_initialized():
+      signal.raise_signal(signal.SIGTERM)
     name = signal.Signals(number).name
     # Not the log: its handlers may be what the signal has interrupted.
     os.write(2, f"{name}: saving and stopping; repeat to stop now\n".encode())

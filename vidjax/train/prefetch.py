@@ -9,7 +9,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh
+
+from vidjax.train.distributed import batch_part, progressed
+from vidjax.train.sharding import input_sharding
 
 Batch = dict[str, jax.Array]
 
@@ -17,12 +20,13 @@ Batch = dict[str, jax.Array]
 class DevicePrefetch:
   """Iterates over device batches that a thread puts there ahead of time.
 
-  Each process gives its slice of the global batch. Use it as a context
-  manager: entering it starts the thread, leaving it stops it.
+  Each process gives its part of the global batch, see
+  `vidjax.train.distributed.batch_part`. Use it as a context manager: entering
+  it starts the thread, leaving it stops it.
 
   Args:
     batches: host batches, dictionaries of arrays with the batch axis first.
-    sharding: of every array of a batch.
+    mesh: over which they are spread (`vidjax.train.sharding.input_sharding`).
     depth: batches kept ready.
 
   Attributes:
@@ -32,12 +36,13 @@ class DevicePrefetch:
   def __init__(
     self,
     batches: Iterator[Mapping[str, np.ndarray]],
-    sharding: NamedSharding,
+    mesh: Mesh,
     depth: int = 2,
   ):
     self.waited = 0.0
     self._batches = batches
-    self._sharding = sharding
+    self._mesh = mesh
+    self._parts = batch_part(mesh)[1]
     self._ready: queue.Queue[Any] = queue.Queue(depth)
     self._stop = threading.Event()
     self._thread = threading.Thread(
@@ -63,6 +68,7 @@ class DevicePrefetch:
         "batches of a DevicePrefetch were asked for outside of its context; "
         "take them inside of the `with` block"
       )
+    progressed()
     start = time.perf_counter()
     item = self._ready.get()
     self.waited += time.perf_counter() - start
@@ -74,14 +80,18 @@ class DevicePrefetch:
   def _fill(self) -> None:
     try:
       for batch in self._batches:
-        self._ready.put(
-          {
-            name: jax.make_array_from_process_local_data(self._sharding, array)
-            for name, array in batch.items()
-          }
-        )
+        self._ready.put({k: self._placed(k, v) for k, v in batch.items()})
         if self._stop.is_set():
           return
       self._ready.put(StopIteration())
     except Exception as error:  # handed over to the caller of `next`
       self._ready.put(error)
+
+  def _placed(self, name: str, array: np.ndarray) -> jax.Array:
+    rows, *rest = array.shape
+    shape = (rows * self._parts, *rest)
+    # The shape is said, because a process has all frames of its clips, but its
+    # devices perhaps not.
+    return jax.make_array_from_process_local_data(
+      input_sharding(name, shape, self._mesh), array, shape
+    )
