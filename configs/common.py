@@ -60,6 +60,9 @@ def get_config() -> ml_collections.ConfigDict:
       "erase": 0.0,  # probability of random erasing
       "mean": (0.5, 0.5, 0.5),  # of pixels scaled to [0, 1]
       "std": (0.5, 0.5, 0.5),
+      # "planned", or of other packages "decord", "opencv" or "torchcodec"
+      # (data/backends.py)
+      "decoder": "planned",
       "threads": 2,  # decoding threads of each process
       "prefetch": 4,  # batches decoded ahead
       "max_bad_share": 0.01,  # stop when more of the videos cannot be read
@@ -300,6 +303,10 @@ def smoke(c: ml_collections.ConfigDict) -> None:
   c.eval.update({"batch_size": 8, "every_epochs": 0.0, "every_steps": 2})
   c.checkpoint.update({"every_epochs": 0.0, "every_steps": 2})
   c.mesh.update({"data": -1, "fsdp": 1, "frames": 1, "tensor": 1})
+  if c.data.frames > 64:  # a page of long clips
+    c.data.frames = 16
+    if "bias_frames" in c.model:
+      c.model.bias_frames = 16 // c.model.patch_size[0]
 
 
 def _change_model(

@@ -242,6 +242,7 @@ def test_the_flip_comes_after_the_operations(tmp_path, monkeypatch):
     no_flip_labels=(),
     auto_augment="rand16-n2-m27",
     erase=0.0,
+    decoder="planned",
     threads=0,
     prefetch=1,
     max_bad_share=0.01,

@@ -30,8 +30,8 @@ FRAMES = {
   "tokshift": 2,
   "sifa": 8,  # two of what its stem or its patches join
 }
-# Pixels of a frame: weights do not depend on them (position tables are resized),
-# but windows of 7 x 7 must fit in Swin's last map.
+# Pixels of a frame: weights do not depend on them (position tables are
+# resized), but windows of 7 x 7 must fit in Swin's last map.
 SIDE = 64
 SWIN_SIDE = 224
 

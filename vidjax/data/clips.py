@@ -5,12 +5,13 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from vidjax.data.backends import open_video
 from vidjax.data.decode import Transform, Video, VideoError, VideoInfo
 from vidjax.data.records import Record, RecordError, read_record, split_name
 
@@ -103,16 +104,21 @@ Frames: TypeAlias = Video | ImageFrames
 
 
 @contextlib.contextmanager
-def open_clip(path: str | os.PathLike[str]) -> Iterator[Frames]:
-  """Opens a video, as a context manager.
+def open_clip(
+  path: str | os.PathLike[str], decoder: str = "planned"
+) -> Iterator[Any]:
+  """Opens a video, as a context manager that gives it with `frames` and `read`.
 
   Args:
     path: of a video file, of a folder with an image for each frame, or of a
       record, `shard#number`.
+    decoder: of files, a name of `vidjax.data.backends.BACKENDS`; what "planned"
+      gives has the facts of `Frames` too.
 
   Raises:
     VideoError: if it is missing or bad.
-    ImportError: if it is a record and `array_record` is not installed.
+    ImportError: if the decoder, or for a record `array_record`, is not
+      installed.
   """
   path = pathlib.Path(path)
   if split_name(path) is not None:
@@ -121,7 +127,7 @@ def open_clip(path: str | os.PathLike[str]) -> Iterator[Frames]:
   elif path.is_dir():
     yield ImageFrames(path, [path / name for name in frame_files(path)])
   else:
-    with Video(path) as video:
+    with open_video(path, decoder) as video:
       yield video
 
 

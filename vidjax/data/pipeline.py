@@ -19,9 +19,10 @@ from jaxtyping import Int, UInt8
 
 from vidjax.checks import Config, one_of
 from vidjax.data.augment import RECIPES, erase_box
+from vidjax.data.backends import BACKENDS
 from vidjax.data.clips import open_clip
 from vidjax.data.decode import Transform, VideoError
-from vidjax.data.epochs import Epochs, whole_micro_batches
+from vidjax.data.epochs import Epochs, Part, whole_micro_batches
 from vidjax.data.geometry import CROPS, ResizeCut, eval_crops
 from vidjax.data.manifest import Clip, Manifest
 from vidjax.data.sampling import SAMPLERS, Sampler
@@ -201,10 +202,10 @@ def train_batches(
     start_step: number of batches to skip; costs nothing.
     micro_batch: clips of each of the m micro-batches of a batch, over all
       hosts, whose number divides it; None to join epochs. Micro-batch i is
-      clips i, i + m, i + 2m, ... of each host's part
+      clips i, i + m, i + 2m, ... of the batch
       (`vidjax.train.optim.accumulate_gradients`).
     host: which part of each batch to return.
-    hosts: number of parts; part h holds clips h, h + hosts, ... of the batch.
+    hosts: number of parts, each of which follows the one before.
 
   Returns:
     An iterator over `video` uint8 (b t h w 3), `label` int32 (b), `erase` int32
@@ -222,9 +223,7 @@ def train_batches(
     clips = clips.repeat().random_map(make)
   else:
     clips = clips[: whole_micro_batches(manifest, micro_batch)].random_map(make)
-    clips = Epochs(
-      clips, config.batch_size, micro_batch, hosts, make.nothing
-    ).repeat()
+    clips = Epochs(clips, config.batch_size, micro_batch, make.nothing).repeat()
   batches = _share(clips, config.batch_size, host, hosts)[start_step:]
   return Batches(_prefetch(batches, config), bad)
 
@@ -292,7 +291,8 @@ def _share(
       f"a batch of {batch_size} clips cannot be shared by {hosts} hosts: make "
       "the batch size a multiple of the number of hosts."
     )
-  return clips[host::hosts].batch(batch_size // hosts)
+  part = Part(clips, batch_size, host, hosts)
+  return part.batch(batch_size // hosts)
 
 
 def _prefetch(
@@ -317,6 +317,14 @@ def _sampling(config: Config) -> tuple[Sampler, dict[str, int]]:
   return sampler, {key: getattr(config, key) for key in keys}
 
 
+def _opener(
+  manifest: Manifest, config: Config
+) -> Callable[[Clip], contextlib.AbstractContextManager[Any]]:
+  """Opens clips with the chosen decoder, whose name is checked here."""
+  decoder = one_of("data.decoder", config.decoder, tuple(BACKENDS))
+  return lambda clip: open_clip(manifest.file(clip), decoder)
+
+
 class _TrainClip:
   """Makes one training example of a clip number and its random generator."""
 
@@ -327,6 +335,7 @@ class _TrainClip:
     self._config = config
     self._bad = bad
     self._sampler, self._sampling = _sampling(config)
+    self._open = _opener(manifest, config)
     self._crop = _entry(CROPS, "crop", config)(config)
     self._recipe = _entry(RECIPES, "auto_augment", config)
     self._augment = self._recipe.build(seed)
@@ -357,7 +366,7 @@ class _TrainClip:
     erase = None
     if rng.random() < c.erase:
       erase = erase_box(rng, c.image_size, c.image_size)
-    with open_clip(self._manifest.file(clip)) as video:
+    with self._open(clip) as video:
       first, count = clip.part(video.frames)
       indices = first + self._sampler.train(rng, count, **self._sampling)
       crop = self._crop_of(rng, flip and not self._recipe.flip_last)
@@ -417,6 +426,7 @@ class _EvalVideo:
     self._clips = clips
     self._cut = cut
     self._sampler, self._sampling = _sampling(config)
+    self._open = _opener(manifest, config)
     # Refuses wrong numbers of views before any video is decoded.
     self._indices(1)
     self._crops = len(cut(1, 1))
@@ -458,7 +468,7 @@ class _EvalVideo:
         crops.extend(self._cut(*frame.shape[:2]))
       return crops[0].scale(frame)
 
-    with open_clip(self._manifest.file(clip)) as video:
+    with self._open(clip) as video:
       first, count = clip.part(video.frames)
       frames = video.read(first + self._indices(count), scale)
     return np.stack(

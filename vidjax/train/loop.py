@@ -9,6 +9,7 @@ from absl import logging
 
 from vidjax.checks import Config
 from vidjax.data.manifest import Manifest
+from vidjax.data.pin import pin_manifests
 from vidjax.data.pipeline import TooManyBadVideosError, train_batches
 from vidjax.data.pipeline import steps_per_epoch as count_steps_per_epoch
 from vidjax.data.source import open_splits
@@ -97,6 +98,13 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     losses_named(),
   ):
     start, state = checkpoints.restore_newest(run.abstract_state)
+    pin_manifests(
+      workdir,
+      train_split,
+      eval_split,
+      resumed=state is not None,
+      write=jax.process_index() == 0,
+    )
     if state is not None:
       logging.info("continuing from the checkpoint of step %d", start)
       if config.init_from:
@@ -150,6 +158,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
           rates = progress.update(step, metrics, waited=batches.waited)
           if config.train.nonfinite == "skip":
             rates["skipped"] = finite.skipped
+          rates |= host_batches.bad.metrics()
           writer.write(step, {f"train/{k}": v for k, v in rates.items()})
         with progress.paused():
           if evaluates:

@@ -17,6 +17,7 @@ from vidjax.train.inputs import erase, normalise
 from vidjax.train.losses import cross_entropy, weighted_mean
 from vidjax.train.metrics import ClassificationSums, fuse_views
 from vidjax.train.mixup import mixup
+from vidjax.train.nonfinite import skip_nonfinite
 from vidjax.train.optim import accumulate_gradients, update_ema
 from vidjax.train.state import TrainState
 
@@ -94,14 +95,16 @@ def make_train_step(
       "lr": schedule(state.step),
       **aux,
     }
-    state = TrainState(
+    new_state = TrainState(
       step=state.step + 1,
       params=params,
       stats=stats,
       opt_state=opt_state,
       ema=ema,
     )
-    return state, metrics
+    if options.nonfinite == "skip":
+      new_state = skip_nonfinite(state, new_state, metrics)
+    return new_state, metrics
 
   return step
 
