@@ -407,7 +407,7 @@ def test_another_decoder_gives_the_same_frames(manifest):
     difference = a["video"].astype(int) - b["video"]
     assert np.abs(difference).max() <= 3  # conversions of colour differ
   c.decoder = "vlc"
-  with pytest.raises(ValueError, match="data.decoder is 'vlc'; use one of"):
+  with pytest.raises(ValueError, match=r"data\.decoder is 'vlc'; use one of"):
     train_batches(manifest, c, seed=3)
 
 
