@@ -30,7 +30,8 @@ class Evaluation:
     per_class: accuracy of each class; None for a class without videos.
     confusion: videos by true class (rows) and predicted class.
     prediction: class of each video of the manifest, in its order.
-    probability: mean softmax of the views at that class.
+    scores: probabilities of all classes, mean softmax of the views, by video;
+      NaN for one that could not be read.
     failed: ids of all videos that could not be read, in the manifest's order;
       they count as wrong.
   """
@@ -40,7 +41,7 @@ class Evaluation:
   per_class: list[float | None]
   confusion: list[list[int]]
   prediction: Int64[np.ndarray, " n"]
-  probability: Float32[np.ndarray, " n"]
+  scores: Float32[np.ndarray, "n k"]
   failed: list[str]
 
   def describe(self) -> str:
@@ -81,7 +82,8 @@ def make_evaluator(
       ClassificationSums.empty(len(manifest.classes)), replicated
     )
     prediction = np.full(len(manifest.clips), -1, np.int64)
-    probability = np.zeros(len(manifest.clips), np.float32)
+    shape = (len(manifest.clips), len(manifest.classes))
+    scores = np.full(shape, np.nan, np.float32)
     readable = np.ones(len(manifest.clips), bool)
     host, hosts = batch_part(mesh)
     host_batches = eval_batches(
@@ -104,8 +106,9 @@ def make_evaluator(
         found = jax.device_get(found)
         real = found["mask"] > 0
         prediction[found["index"][real]] = found["prediction"][real]
-        probability[found["index"][real]] = found["probability"][real]
         readable[found["index"][real]] = found["readable"][real]
+        read = real & found["readable"]
+        scores[found["index"][read]] = found["scores"][read]
     result = sums.compute()
     return Evaluation(
       metrics={
@@ -117,7 +120,7 @@ def make_evaluator(
       per_class=result["per_class"],
       confusion=result["confusion"],
       prediction=prediction,
-      probability=probability,
+      scores=scores,
       failed=[manifest.clips[i].id for i in np.flatnonzero(~readable)],
     )
 

@@ -36,7 +36,7 @@ def test_examples_are_cropped_as_in_evaluation(views, tmp_path, manifest):
     per_class=[],
     confusion=[],
     prediction=labels,
-    probability=np.full(len(labels), 0.5, np.float32),
+    scores=np.full((len(labels), len(manifest.classes)), 0.5, np.float32),
     failed=[],
   )
   found = results._write_examples(tmp_path, config, evaluation, manifest)

@@ -19,6 +19,7 @@ from vidjax.data.manifest import Manifest
 from vidjax.data.pipeline import eval_batches
 from vidjax.evaluate import Evaluation
 from vidjax.report import write_report
+from vidjax.scores import SCORES, write_scores
 from vidjax.train.run import Run
 
 EXAMPLES = 6  # of right and of wrong predictions each
@@ -66,7 +67,7 @@ def write_results(
   step: int,
   began: float,
 ) -> dict[str, Any]:
-  """Writes summary.json, eval.json, example clips and report.html.
+  """Writes summary.json, eval.json, scores.npz, example clips, report.html.
 
   Args:
     workdir: of the run.
@@ -100,6 +101,7 @@ def write_results(
   if jax.process_index():
     return summary
   write_json(workdir / "summary.json", summary)
+  write_scores(workdir / SCORES, evaluation.scores, manifest)
   write_json(
     workdir / "eval.json",
     {
@@ -152,7 +154,9 @@ def _write_examples(
           "id": manifest.clips[index].id,
           "label": manifest.clips[index].label,
           "prediction": int(evaluation.prediction[index]),
-          "probability": float(evaluation.probability[index]),
+          "probability": float(
+            evaluation.scores[index, evaluation.prediction[index]]
+          ),
           "frames": str(path.relative_to(workdir)),
         }
       )

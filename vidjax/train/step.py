@@ -137,7 +137,7 @@ def make_eval_step(
   (b), `index` in the manifest (b), `mask` (b, 0 for padding) and `readable`
   (b, False for a video that counts as wrong).
   `predictions` repeats index, mask and readable, and adds the class of every
-  row and its probability (mean softmax of the views).
+  row and the probabilities of all classes (mean softmax of the views).
   """
 
   def step(params, stats, sums: ClassificationSums, batch: Batch):
@@ -152,16 +152,12 @@ def make_eval_step(
     scores = fuse_views(logits, config.eval.fusion)
     # A video that could not be read must not be right by luck.
     scores = jnp.where(batch["readable"][:, None], scores, jnp.nan)
-    probabilities = jax.nn.softmax(logits, axis=-1).mean(axis=1)
-    best = scores.argmax(axis=-1)
     predictions = {
       "index": batch["index"],
       "mask": batch["mask"],
       "readable": batch["readable"],
-      "prediction": best,
-      "probability": jnp.take_along_axis(probabilities, best[:, None], axis=-1)[
-        :, 0
-      ],
+      "prediction": scores.argmax(axis=-1),
+      "scores": jax.nn.softmax(logits, axis=-1).mean(axis=1),
     }
     return sums.update(scores, batch["label"], batch["mask"]), predictions
 
