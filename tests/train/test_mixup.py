@@ -151,3 +151,21 @@ def test_groups_on_one_device_are_mixed_without_communication():
   assert "HloModule" in text
   # Nothing of the size of a clip travels; draws of a few numbers may.
   assert all(len(shape.split(",")) <= 2 for shape in moved), moved
+
+
+def test_inputs_may_be_mixed_ahead_of_what_makes_clips_of_them():
+  rng = np.random.default_rng(0)
+  pixels = rng.integers(0, 256, (8, *SHAPE)).astype(np.uint8)
+  inputs = {"video": jnp.asarray(pixels), "gain": jnp.arange(8.0)}
+
+  def prepare(x):
+    return x["video"] / 255 * x["gain"][:, None, None, None, None]
+
+  arguments = (jax.random.key(1), jnp.arange(8))
+  options = {"alpha": ALPHA, "group": 4}
+  key, labels = arguments
+  mixed, targets = mixup(key, inputs, labels, **options, prepare=prepare)
+  wanted, same = mixup(key, prepare(inputs), labels, **options)
+  np.testing.assert_array_equal(mixed, wanted)
+  for ours, theirs in zip(targets, same, strict=True):
+    np.testing.assert_array_equal(ours, theirs)

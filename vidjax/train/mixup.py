@@ -1,5 +1,8 @@
 """Mixup on the device (Zhang et al. 2018), in groups of neighbouring clips."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -8,11 +11,12 @@ from jaxtyping import Float, Int, Key, UInt32
 
 def mixup(
   key: Key[jax.Array, ""] | UInt32[jax.Array, "2"],
-  video: Float[jax.Array, "b t h w c"],
+  inputs: Any,
   labels: Int[jax.Array, " b"],
   *,
   alpha: float | int,
   group: int,
+  prepare: Callable[[Any], Float[jax.Array, "b t h w c"]] = lambda x: x,
 ) -> tuple[
   Float[jax.Array, "b t h w c"],
   tuple[Int[jax.Array, " b"], Int[jax.Array, " b"], Float[jax.Array, " b"]],
@@ -22,14 +26,16 @@ def mixup(
   The b clips are cut into groups of neighbours. A group draws one weight
   lam ~ Beta(alpha, alpha) and one permutation p of its clips, and clip i
   becomes `lam * clip[i] + (1 - lam) * clip[p[i]]`. A group that lies on one
-  device is mixed there, without communication.
+  device is mixed there, without communication; of others the inputs travel,
+  which are a quarter of float clips if they are bytes.
 
   Args:
     key: of this batch.
-    video: clips, of any float dtype, which is kept.
-    labels: their classes.
+    inputs: what clips are made of, a tree of arrays `(b ...)`.
+    labels: classes of the clips.
     alpha: of the Beta distribution, positive.
     group: clips that share lam; divides b.
+    prepare: from inputs to clips, of any float dtype, which is kept.
 
   Returns:
     The mixed clips and the targets `(ya, yb, lam)`: `labels`, the labels of
@@ -56,7 +62,8 @@ def mixup(
 
   lam = flat(jnp.broadcast_to(lam, order.shape))
   share = lam[:, None, None, None, None]
-  mixed = share * video + (1 - share) * others(video)
+  video, other = prepare(inputs), prepare(jax.tree.map(others, inputs))
+  mixed = share * video + (1 - share) * other
   return mixed.astype(video.dtype), (labels, others(labels), lam)
 
 

@@ -13,6 +13,7 @@ from vidjax.checks import Config
 from vidjax.models.backbone import mean_prediction
 from vidjax.nn.batch_norm import Pooled, batch_statistics
 from vidjax.nn.functional import Tree, merge, split
+from vidjax.ops.halo import split_frames
 from vidjax.train.inputs import erase, normalise
 from vidjax.train.losses import cross_entropy, weighted_mean
 from vidjax.train.metrics import ClassificationSums, fuse_views
@@ -168,16 +169,22 @@ def _prepare(
   config: Config, batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, Any]:
   """Returns what the model sees in training, and the targets."""
-  video = normalise(batch["video"], config.data.mean, config.data.std)
-  if config.data.erase:
-    video = erase(video, batch["erase"])
-  options = config.train
+  data, options = config.data, config.train
+  inputs = {"video": split_frames(batch["video"])}
+  if data.erase:
+    inputs["erase"] = batch["erase"]
+
+  def clips(inputs: Batch) -> jax.Array:
+    video = normalise(inputs["video"], data.mean, data.std)
+    return erase(video, inputs["erase"]) if data.erase else video
+
   if not options.mixup_alpha:
-    return video, batch["label"]
+    return clips(inputs), batch["label"]
   return mixup(
     key,
-    video,
+    inputs,
     batch["label"],
     alpha=options.mixup_alpha,
     group=options.mixup_group,
+    prepare=clips,
   )
