@@ -36,7 +36,10 @@ def get_config() -> ml_collections.ConfigDict:
       "root": "",  # folder with <split>.jsonl and labels.json
       "train_split": "train",
       "eval_split": "val",
-      "head": "",  # whose labels count, if clips have several; "": the first
+# Whose labels count, if clips have several: "" the first head's, a head's
+      # name, or "all" with the classes of each, whose sum is num_classes.
+      "head": "",
+      "head_sizes": (),
       "batch_size": 64,  # clips per optimiser step, over all devices
       "frames": 16,
       "image_size": 224,

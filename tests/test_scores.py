@@ -1,5 +1,6 @@
 """Scores of several models: written, read and combined."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from vidjax.data.manifest import Clip, Manifest
 from vidjax.scores import (
   Scores,
+  head_accuracies,
+  head_scores,
   mean_scores,
   read_scores,
   top_k,
@@ -30,13 +33,7 @@ def some(seed: int, videos: int = 7, classes: int = 6) -> Scores:
 
 def write(folder: pathlib.Path, scores: Scores) -> pathlib.Path:
   folder.mkdir()
-  clips = tuple(
-    Clip(name, f"{name}.mp4", int(label))
-    for name, label in zip(scores.ids, scores.labels, strict=True)
-  )
-  order = tuple(range(len(scores.classes)))
-  manifest = Manifest(folder, "val", "d", clips, scores.classes, order, order)
-  write_scores(folder / "scores.npz", scores.scores, manifest)
+  write_scores(folder / "scores.npz", scores)
   return folder
 
 
@@ -113,3 +110,34 @@ def test_what_cannot_be_combined(tmp_path, capsys):
   ):
     assert combine.main([str(a), *map(str, others)]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_accuracies_of_two_heads():
+  verbs, nouns = some(2), some(3, classes=4)
+  clips = tuple(
+    Clip(name, "x.mp4", int(v), labels=(int(v), int(n)))
+    for name, v, n in zip(verbs.ids, verbs.labels, nouns.labels, strict=True)
+  )
+  manifest = Manifest(
+    pathlib.Path("d"),
+    "val",
+    "d",
+    clips,
+    verbs.classes,
+    tuple(range(6)),
+    tuple(range(6)),
+    heads={"verb": verbs.classes, "noun": nouns.classes},
+  )
+  both = np.concatenate([verbs.scores, nouns.scores], axis=1)
+  found = head_accuracies(both, manifest)
+  assert found == {
+    "verb/top1": top_k(verbs.scores, verbs.labels, 1).mean(),
+    "verb/top5": top_k(verbs.scores, verbs.labels, 5).mean(),
+    "noun/top1": top_k(nouns.scores, nouns.labels, 1).mean(),
+    "noun/top5": 1.0,
+    "action/top1": top_pairs(verbs, nouns, 1).mean(),
+    "action/top5": top_pairs(verbs, nouns, 5).mean(),
+  }
+  assert list(head_scores(verbs.scores, manifest)) == ["verb"]
+  with pytest.raises(ValueError, match="has 1 heads"):
+    head_accuracies(both, dataclasses.replace(manifest, heads={}))

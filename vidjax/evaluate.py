@@ -12,6 +12,7 @@ from jaxtyping import Float32, Int64
 from vidjax.checks import Config
 from vidjax.data.manifest import Manifest
 from vidjax.data.pipeline import eval_batches
+from vidjax.scores import head_accuracies
 from vidjax.train.distributed import batch_part
 from vidjax.train.metrics import ClassificationSums
 from vidjax.train.prefetch import DevicePrefetch
@@ -25,7 +26,8 @@ class Evaluation:
 
   Attributes:
     metrics: "eval/top1", "eval/top5", "eval/class_accuracy" (mean over the
-      classes) as shares in [0, 1].
+      classes) as shares in [0, 1]; of the first head if there are two, whose
+      own are "eval/<head>/top1", ... and those of pairs "eval/action/top1".
     views: clips x crops, e.g. "1x3".
     per_class: accuracy of each class; None for a class without videos.
     confusion: videos by true class (rows) and predicted class.
@@ -82,8 +84,8 @@ def make_evaluator(
       ClassificationSums.empty(len(manifest.classes)), replicated
     )
     prediction = np.full(len(manifest.clips), -1, np.int64)
-    shape = (len(manifest.clips), len(manifest.classes))
-    scores = np.full(shape, np.nan, np.float32)
+    width = sum(config.data.head_sizes) or len(manifest.classes)
+    scores = np.full((len(manifest.clips), width), np.nan, np.float32)
     readable = np.ones(len(manifest.clips), bool)
     host, hosts = batch_part(mesh)
     host_batches = eval_batches(
@@ -110,12 +112,16 @@ def make_evaluator(
         read = real & found["readable"]
         scores[found["index"][read]] = found["scores"][read]
     result = sums.compute()
+    metrics = {
+      "eval/top1": result["top1"],
+      "eval/top5": result["top5"],
+      "eval/class_accuracy": result["mean_class_accuracy"],
+    }
+    if config.data.head_sizes:
+      heads = head_accuracies(scores, manifest)
+      metrics |= {f"eval/{name}": value for name, value in heads.items()}
     return Evaluation(
-      metrics={
-        "eval/top1": result["top1"],
-        "eval/top5": result["top5"],
-        "eval/class_accuracy": result["mean_class_accuracy"],
-      },
+      metrics=metrics,
       views=f"{options.clips}x{options.crops}",
       per_class=result["per_class"],
       confusion=result["confusion"],

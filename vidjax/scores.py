@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Int
 
 from vidjax.data.manifest import Manifest
 
-SCORES = "scores.npz"
+SCORES = "scores.npz"  # of the first head; of others scores_<name>.npz
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,24 +29,16 @@ class Scores:
   classes: tuple[str, ...]
 
 
-def write_scores(
-  path: pathlib.Path, scores: Float32[np.ndarray, "n k"], manifest: Manifest
-) -> None:
-  """Writes a NumPy archive that is never seen half-written.
-
-  Args:
-    path: of the archive.
-    scores: probabilities by video.
-    manifest: the evaluated split.
-  """
+def write_scores(path: pathlib.Path, scores: Scores) -> None:
+  """Writes a NumPy archive that is never seen half-written."""
   part = path.with_name(path.name + ".part")
   with part.open("wb") as file:
     np.savez_compressed(
       file,
-      ids=np.array([clip.id for clip in manifest.clips], np.str_),
-      labels=np.array([clip.label for clip in manifest.clips], np.int64),
-      scores=scores,
-      classes=np.array(manifest.classes, np.str_),
+      ids=np.array(scores.ids, np.str_),
+      labels=scores.labels,
+      scores=scores.scores,
+      classes=np.array(scores.classes, np.str_),
     )
   os.replace(part, path)
 
@@ -131,6 +123,65 @@ def top_pairs(first: Scores, second: Scores, k: int) -> Bool[np.ndarray, " n"]:
     int,
   )
   return (better < k) & ~np.isnan(own)
+
+
+def head_accuracies(
+  scores: Float32[np.ndarray, "n k"], manifest: Manifest
+) -> dict[str, float]:
+  """Returns the accuracies of each head, and of all of them together.
+
+  Args:
+    scores: probabilities of the classes of all heads, side by side.
+    manifest: with the labels of two heads.
+
+  Returns:
+    "<head>/top1" and "<head>/top5" of both, and "action/..." of their pairs.
+
+  Raises:
+    ValueError: if there are not two heads.
+  """
+  if len(manifest.heads) != 2:
+    raise ValueError(
+      f"{manifest.root} has {len(manifest.heads)} heads "
+      f"({', '.join(manifest.heads)}), but pairs of two are evaluated: set "
+      "data.head to one of them"
+    )
+  parts = head_scores(scores, manifest)
+  found = {
+    f"{name}/top{k}": top_k(part.scores, part.labels, k)
+    for name, part in parts.items()
+    for k in (1, 5)
+  }
+  first, second = parts.values()
+  found |= {f"action/top{k}": top_pairs(first, second, k) for k in (1, 5)}
+  return {name: float(hits.mean()) for name, hits in found.items()}
+
+
+def head_scores(
+  scores: Float32[np.ndarray, "n k"], manifest: Manifest
+) -> dict[str, Scores]:
+  """Returns the scores of each head.
+
+  Args:
+    scores: of the classes of the first head, or of all heads, side by side.
+    manifest: the evaluated split.
+  """
+  if scores.shape[1] == len(manifest.classes):
+    heads = {next(iter(manifest.heads)): manifest.classes}
+    labels = np.array([[clip.label] for clip in manifest.clips])
+  else:
+    heads = manifest.heads
+    labels = np.array([clip.labels for clip in manifest.clips])
+  ids = tuple(clip.id for clip in manifest.clips)
+  stops = np.cumsum([len(classes) for classes in heads.values()])
+  return {
+    name: Scores(
+      ids, labels[:, i], scores[:, stop - len(classes) : stop], classes
+    )
+    for i, ((name, classes), stop) in enumerate(
+      zip(heads.items(), stops, strict=True)
+    )
+  }
 
 
 def _check_same(first: Scores, second: Scores) -> None:

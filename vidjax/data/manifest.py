@@ -27,10 +27,13 @@ import collections
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import numpy as np
 
 GOOD = "ok"
 _NUMBERS = {
@@ -191,6 +194,29 @@ class Manifest:
       classes=classes,
       flip=same,
       reverse=same,
+    )
+
+  def joined(self) -> "Manifest":
+    """Returns the split with one label for the combination of all heads'.
+
+    With two heads of m and n classes it is n times the first label plus the
+    second. Mirror images change the first one only; `classes` and `reverse`
+    stay those of the first head.
+    """
+    sizes = [len(classes) for classes in self.heads.values()]
+    rest = math.prod(sizes[1:])
+    return dataclasses.replace(
+      self,
+      clips=tuple(
+        dataclasses.replace(
+          clip, label=int(np.ravel_multi_index(clip.labels, sizes))
+        )
+        for clip in self.clips
+      ),
+      flip=tuple(
+        rest * self.flip[label // rest] + label % rest
+        for label in range(math.prod(sizes))
+      ),
     )
 
   def digest(self) -> str:

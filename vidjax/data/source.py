@@ -1,6 +1,7 @@
 """The two splits that a configuration names."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from absl import logging
@@ -9,6 +10,8 @@ from vidjax.checks import one_of
 from vidjax.data.manifest import Manifest, ManifestError, load_manifest
 from vidjax.data.motion import write_motion_clips
 
+ALL_HEADS = "all"  # as data.head: train on the labels of all of them
+
 
 def open_splits(
   config: Any, workdir: pathlib.Path
@@ -16,7 +19,9 @@ def open_splits(
   """Returns the training and evaluation manifests.
 
   Clips that the index marks as unusable are left out of training, with a
-  warning; in evaluation they stay, and count as failed.
+  warning; in evaluation they stay, and count as failed. With several heads
+  trained at once the training split has joint labels (`Manifest.joined`), and
+  the evaluation split those of the first head.
 
   Args:
     config: the whole configuration.
@@ -51,7 +56,10 @@ def open_splits(
       bad,
     )
     train = train.usable()
-  classes, logits = len(train.classes), config.model.num_classes
+  if head == ALL_HEADS:
+    _check_sizes(train, data.head_sizes)
+    train = train.joined()
+  classes, logits = sum(_sizes(train, head)), config.model.num_classes
   if classes != logits:
     raise ManifestError(
       f"{root} has {classes} classes, but the model has {logits} logits: set "
@@ -62,4 +70,21 @@ def open_splits(
 
 def _open(root: pathlib.Path, split: str, head: str) -> Manifest:
   manifest = load_manifest(root, split)
-  return manifest.of_head(head) if head else manifest
+  return manifest.of_head(head) if head not in ("", ALL_HEADS) else manifest
+
+
+def _sizes(manifest: Manifest, head: str) -> tuple[int, ...]:
+  if head != ALL_HEADS:
+    return (len(manifest.classes),)
+  return tuple(len(classes) for classes in manifest.heads.values())
+
+
+def _check_sizes(manifest: Manifest, sizes: Sequence[int]) -> None:
+  wanted = _sizes(manifest, ALL_HEADS)
+  if tuple(sizes) != wanted:
+    raise ManifestError(
+      f"the heads of {manifest.root} ({', '.join(manifest.heads)}) have "
+      f"{wanted} classes, but data.head_sizes is {tuple(sizes)}: set "
+      f"--config.data.head_sizes={wanted} and "
+      f"--config.model.num_classes={sum(wanted)}."
+    )

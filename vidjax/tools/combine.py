@@ -17,7 +17,8 @@ from vidjax.scores import mean_scores, read_scores, top_k, top_pairs
 def main(arguments: list[str] | None = None) -> int:
   """Prints the accuracies of each model and of all together."""
   parser = argparse.ArgumentParser(
-    prog="python -m vidjax.tools.combine", description="Accuracy of several models."
+    prog="python -m vidjax.tools.combine",
+    description="Accuracy of several models.",
   )
   parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="RUN")
   parser.add_argument("--pairs", action="store_true")

@@ -19,7 +19,7 @@ from vidjax.data.manifest import Manifest
 from vidjax.data.pipeline import eval_batches
 from vidjax.evaluate import Evaluation
 from vidjax.report import write_report
-from vidjax.scores import SCORES, write_scores
+from vidjax.scores import SCORES, head_scores, write_scores
 from vidjax.train.run import Run
 
 EXAMPLES = 6  # of right and of wrong predictions each
@@ -101,7 +101,10 @@ def write_results(
   if jax.process_index():
     return summary
   write_json(workdir / "summary.json", summary)
-  write_scores(workdir / SCORES, evaluation.scores, manifest)
+  heads = head_scores(evaluation.scores, manifest)
+  for number, (name, scores) in enumerate(heads.items()):
+    file = f"scores_{name}.npz" if number else SCORES
+    write_scores(workdir / file, scores)
   write_json(
     workdir / "eval.json",
     {

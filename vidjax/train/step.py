@@ -1,5 +1,6 @@
 """The train step and the eval step, as functions to be jitted."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,11 @@ from vidjax.nn.batch_norm import Pooled, batch_statistics
 from vidjax.nn.functional import Tree, merge, split
 from vidjax.ops.halo import split_frames
 from vidjax.train.inputs import erase, normalise
+from vidjax.train.label_heads import (
+  split_labels,
+  split_logits,
+  split_targets,
+)
 from vidjax.train.losses import cross_entropy, weighted_mean
 from vidjax.train.metrics import ClassificationSums, fuse_views
 from vidjax.train.mixup import mixup
@@ -35,7 +41,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Returns `(state, batch) -> (state, metrics)`, one optimiser step.
 
-  A batch has `video` (uint8, b t h w 3), `label` (b), `erase` (b 4) and
+  A batch has `video` (uint8, b t h w 3), `label` (b; of several heads see
+  `vidjax.train.label_heads`: their losses are added), `erase` (b 4) and
   `weight` (b, 0 for a clip that could not be read). All randomness comes from
   the seed and the step, so a resumed run repeats the original one.
 
@@ -48,6 +55,7 @@ def make_train_step(
       of these); all by default.
   """
   options = config.train
+  sizes = config.data.head_sizes
 
   def loss(params, stats, batch: Batch, key: jax.Array):
     mix_key, dropout_key = jax.random.split(key)
@@ -60,14 +68,21 @@ def make_train_step(
     heads = model.head_logits(
       video, train=True, rngs=nnx.Rngs(dropout=dropout_key)
     )
+    parts = [split_logits(logits, sizes) for logits in heads]
+    wanted = split_targets(targets, sizes)
     losses = jnp.stack(
       [
-        cross_entropy(logits, targets, options.label_smoothing)
-        for logits in heads
+        cross_entropy(logits, target, options.label_smoothing)
+        for head in parts
+        for logits, target in zip(head, wanted, strict=True)
       ]
     ).sum(axis=0)
-    prediction = mean_prediction(heads)
-    hits = (prediction.argmax(axis=-1) == batch["label"]).astype(jnp.float32)
+    labels = split_labels(batch["label"], sizes)
+    hits = [
+      mean_prediction(logits).argmax(axis=-1) == label
+      for logits, label in zip(zip(*parts, strict=True), labels, strict=True)
+    ]
+    hits = functools.reduce(jnp.logical_and, hits).astype(jnp.float32)
     _, _, stats = split(model)
     aux = {"accuracy": weighted_mean(hits, batch["weight"])}
     return weighted_mean(losses, batch["weight"]), (stats, aux)
@@ -138,8 +153,11 @@ def make_eval_step(
   (b), `index` in the manifest (b), `mask` (b, 0 for padding) and `readable`
   (b, False for a video that counts as wrong).
   `predictions` repeats index, mask and readable, and adds the class of every
-  row and the probabilities of all classes (mean softmax of the views).
+  row and the probabilities of all classes (mean softmax of the views). Of
+  several heads (`vidjax.train.label_heads`) the first one's labels, class and
+  sums count here; the probabilities are those of all.
   """
+  sizes = config.data.head_sizes
 
   def step(params, stats, sums: ClassificationSums, batch: Batch):
     model = merge(definition, params, stats)
@@ -150,7 +168,8 @@ def make_eval_step(
     # One view after the other: 30 views then need the memory of one.
     views = rearrange(batch["video"], "b v t h w c -> v b t h w c")
     logits = rearrange(jax.lax.map(view_logits, views), "v b k -> b v k")
-    scores = fuse_views(logits, config.eval.fusion)
+    heads = split_logits(logits, sizes)
+    scores = fuse_views(heads[0], config.eval.fusion)
     # A video that could not be read must not be right by luck.
     scores = jnp.where(batch["readable"][:, None], scores, jnp.nan)
     predictions = {
@@ -158,7 +177,9 @@ def make_eval_step(
       "mask": batch["mask"],
       "readable": batch["readable"],
       "prediction": scores.argmax(axis=-1),
-      "scores": jax.nn.softmax(logits, axis=-1).mean(axis=1),
+      "scores": jnp.concatenate(
+        [jax.nn.softmax(x, axis=-1).mean(axis=1) for x in heads], axis=-1
+      ),
     }
     return sums.update(scores, batch["label"], batch["mask"]), predictions
 
