@@ -36,7 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
       "root": "",  # folder with <split>.jsonl and labels.json
       "train_split": "train",
       "eval_split": "val",
-# Whose labels count, if clips have several: "" the first head's, a head's
+      # Whose labels count, if clips have several: "" the first head's, a head's
       # name, or "all" with the classes of each, whose sum is num_classes.
       "head": "",
       "head_sizes": (),
@@ -209,7 +209,7 @@ def _smoke_visformer(model: Config) -> dict[str, Any]:
 def _smoke_resnet(model: Config) -> dict[str, Any]:
   return {
     "dim": 4,
-    "depths": (1, 1, 2, 2),
+    "depths": (1, 1, 2, 1),
     "bn_groups": min(model.bn_groups, 2),
   }
 

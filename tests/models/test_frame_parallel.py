@@ -198,5 +198,6 @@ def test_borders_cost_the_same_however_long_a_shard(name, eight):
 
 @pytest.mark.slow
 def test_memory_falls_with_the_shards(eight):
-  for fewer, more in zip(eight["memory"], eight["memory"][1:], strict=False):
-    assert more < 0.62 * fewer
+  memory = eight["memory"]
+  assert memory == sorted(memory, reverse=True)
+  assert memory[-1] < memory[0] / 4  # what all devices have does not fall

@@ -15,7 +15,7 @@ PAGES = {
   path.stem
   for path in (pathlib.Path(__file__).parents[2] / "configs").glob("*.py")
   if path.stem not in ("__init__", "common")
-  and not path.stem.endswith("_recipe")
+  and not path.stem.endswith(("_recipe", "_long"))
 }
 # Of every backbone one that is quick to build; all take a minute.
 QUICK = (

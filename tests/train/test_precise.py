@@ -83,6 +83,7 @@ def make(config, manifest, stats=True):
     mesh=mesh,
     init=lambda key: state,
     train_step=lambda state, batch: (state, {}),
+    lower=lambda state, batch: None,
     abstract_state=abstract,
     parameters=0,
     frozen=0,

@@ -92,7 +92,7 @@ def test_options_that_do_not_fit_are_one_sentence(changes, sentence):
 def test_what_is_built():
   config = page(train__ema_decay=0.9)
   run = build(config, total_steps=10, steps_per_epoch=5)
-  assert run.mesh.shape == {"data": 1, "fsdp": 1}
+  assert set(run.mesh.shape.values()) == {1}
   options = config.model.to_dict()
   _, params, _ = split(create_model(options.pop("name"), **options))
   sizes = jax.tree.map(np.shape, params)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from absl import logging
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 AXIS = "frames"
 _SPLIT = PartitionSpec(None, AXIS)
@@ -119,7 +119,9 @@ def swap_shards(x: Clip, pairs: list[tuple[int, int]]) -> Clip:
   return lax.ppermute(x, AXIS, pairs)
 
 
-def outside(x: Clip, offset: int, *, segment: int | None = None) -> Clip:
+def outside(
+  x: Clip, offset: int, *, segment: int | None = None
+) -> Bool[Array, "1 t *ones"]:
   """Says of each frame of a shard whether `offset` further on the clip ends.
 
   Args:

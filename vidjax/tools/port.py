@@ -23,7 +23,7 @@ from typing import Any
 
 import vidjax
 from vidjax.checks import Config
-from vidjax.models.registry import create_model
+from vidjax.models.registry import create_model, model_spec
 from vidjax.nn.functional import merge, split
 from vidjax.weights.convert import convert
 from vidjax.weights.files import read_checkpoint
@@ -115,7 +115,10 @@ def find_preprocessing(name: str) -> dict[str, Any]:
   pages = []
   for path in sorted((checkout / "configs").glob("*.py")):
     config = _page(path.stem)
-    if config is not None and config.model.get("name") == name:
+    if config is None or config.model.get("name") != name:
+      continue
+    # Pages of longer clips are not what the weights were trained with.
+    if config.data.frames == model_spec(name).frames:
       pages.append(page_preprocessing(config))
   first = pages[0] if pages else {}
   return {

@@ -95,6 +95,8 @@ def find_uses() -> dict[str, list[Use]]:
     )
   uses: dict[str, list[Use]] = {}
   for path in paths:
+    if path.stem.endswith("_long"):  # a model's page, but of other clips
+      continue
     get_config = getattr(
       importlib.import_module(f"configs.{path.stem}"), "get_config", None
     )
