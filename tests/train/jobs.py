@@ -184,8 +184,6 @@ def recorded(number: int, last: int) -> None:
       if number and now == last:
         _wait_for_checkpoint(workdir)
         os.kill(os.getpid(), number)
-      if number and now >= last:
-        time.sleep(1)  # the notice takes a moment, a step does not
       return result
 
     return dataclasses.replace(run, train_step=step)

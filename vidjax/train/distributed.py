@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import jax
-import jax._src.distributed as coordination  # has no public barrier
+
+# Its barrier and its table of keys and values are not public.
+import jax._src.distributed as coordination
 import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
@@ -22,6 +24,8 @@ from vidjax.train.sharding import BATCH
 
 T = TypeVar("T")
 
+_STOP = "vidjax/stop"  # of the job's table of keys and values
+_STEPS_AHEAD = 4
 _TEXT_BYTES = 2000  # of an error that process 0 tells the others
 _PATIENCE_SECONDS = 6 * 3600  # with what process 0 does ahead of the others
 _meetings = itertools.count()
@@ -266,6 +270,32 @@ def anywhere(condition: bool) -> list[int]:
     return [0] if condition else []
   held = multihost_utils.process_allgather(np.array(condition))
   return np.flatnonzero(held).tolist()
+
+
+def agreed_stop(step: int, wanted: bool) -> bool:
+  """Returns whether all processes of a job stop after this step.
+
+  Has to be called by all after every step, none of which starts before the last
+  but one has ended on all devices: no process is then more than three calls
+  ahead of process 0, which chooses the step. JAX's own
+  `reached_preemption_sync_point` lets a process pass its step if the notice
+  comes in the very moment of the call, and the others wait for it for ever.
+
+  Args:
+    step: that has been made.
+    wanted: whether this process has been asked to stop.
+  """
+  client = coordination.global_state.client
+  assert client is not None  # in a job
+  process = jax.process_index()
+  said = dict(client.key_value_dir_get(_STOP))
+  last = said.pop(f"{_STOP}/last", None)
+  if last is None and process == 0 and (wanted or said):
+    last = str(step + _STEPS_AHEAD)
+    client.key_value_set(f"{_STOP}/last", last)
+  elif last is None and wanted:
+    client.key_value_set(f"{_STOP}/{process}", "wanted", allow_overwrite=True)
+  return last is not None and step >= int(last)
 
 
 def batch_part(mesh: Mesh) -> tuple[int, int]:

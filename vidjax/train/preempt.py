@@ -7,7 +7,8 @@ from types import FrameType
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
+
+from vidjax.train.distributed import agreed_stop
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -18,10 +19,9 @@ class StopSignal:
   A second signal does what it would do without this class, so a process that
   hangs can still be stopped. Former handlers come back at the exit.
 
-  In a job of `jax.distributed` the notice has to reach all processes at the
-  same step, for which JAX itself listens to SIGTERM: SIGINT is turned into that
-  and no other handler installed. Outside of the main thread, where Python
-  allows none, nothing is.
+  In a job of `jax.distributed` all processes stop after the same step,
+  whichever of them got the signal. Outside of the main thread, where Python
+  allows no handler, none is installed.
 
   Attributes:
     requested: whether a signal has arrived in this process.
@@ -33,8 +33,7 @@ class StopSignal:
 
   def __enter__(self) -> "StopSignal":
     if threading.current_thread() is threading.main_thread():
-      in_job = jax.distributed.is_initialized()
-      for number in _SIGNALS[in_job:]:
+      for number in _SIGNALS:
         former = signal.signal(number, self._handle)
         # None: a handler that was not installed by Python.
         self._former[number] = signal.SIG_DFL if former is None else former
@@ -46,19 +45,17 @@ class StopSignal:
   def should_stop(self, step: int) -> bool:
     """Returns whether to save and stop after this step.
 
-    Has to be called after every step; in a distributed job by all processes
-    with the same step, and all get the same answer.
+    Has to be called after every step; in a job by all processes with the same
+    step, and all get the same answer (`agreed_stop`).
     """
     if jax.distributed.is_initialized():
-      return multihost_utils.reached_preemption_sync_point(step)
+      return agreed_stop(step, self.requested)
     return self.requested
 
   def _handle(self, number: int, frame: FrameType | None) -> None:
     del frame
     self.requested = True
     self._restore()
-    if jax.distributed.is_initialized():
-      signal.raise_signal(signal.SIGTERM)
     name = signal.Signals(number).name
     # Not the log: its handlers may be what the signal has interrupted.
     os.write(2, f"{name}: saving and stopping; repeat to stop now\n".encode())
