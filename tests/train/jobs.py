@@ -194,8 +194,8 @@ def recorded(number: int, last: int) -> None:
 
 def _wait_for_checkpoint(workdir: pathlib.Path) -> None:
   limit = time.monotonic() + 60
-  pattern = "checkpoints/[0-9]*/_CHECKPOINT_METADATA"
-  while time.monotonic() < limit and not any(workdir.glob(pattern)):
+  # While it is written its folder has a longer name.
+  while time.monotonic() < limit and not checkpoints(workdir):
     time.sleep(0.01)
 
 

@@ -31,8 +31,8 @@ PAGES = {
   "laps_motion": {"dim": 32, "depths": (1, 1, 1), "drop_path": 0.3},
   "sifa_motion": {
     "dim": 8,
-    "depths": (1, 2, 1),
-    "blocks": ("B", "GB", "B"),
+    "depths": (1, 2),
+    "blocks": ("B", "GB"),
     "stem_frames": 1,
   },
 }
@@ -42,7 +42,7 @@ def page(name: str, sizes: tuple[int, ...]):
   config = importlib.import_module(f"configs.{name}").get_config("smoke")
   config.model.update(PAGES[name])
   if name == "sifa_motion":
-    config.model.temporal.stages = (1, 2)
+    config.model.temporal.stages = (1,)
   config.data.update({"frames": FRAMES, "batch_size": BATCH, "image_size": 32})
   config.model.image_size = 32
   axes = ("data", "fsdp", "frames", "tensor")
@@ -101,22 +101,22 @@ def main() -> None:
   )
 
 
-@pytest.fixture(scope="module")
-def eight(compile_cache) -> dict:
-  return on_devices.results(__name__, compile_cache)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("place", range(len(MESHES)), ids=map(str, MESHES))
-@pytest.mark.parametrize("name", PAGES)
-def test_a_mesh_does_not_change_the_training(name, place, eight):
-  alone, found = eight[name][0], eight[name][1 + place]
-  assert len(set(alone["loss"])) == STEPS
-  np.testing.assert_allclose(found["loss"], alone["loss"], rtol=1e-5)
-  norms = (found["gradient_norm"], alone["gradient_norm"])
-  np.testing.assert_allclose(*norms, rtol=1e-4)
-  for values, wanted in zip(found["stats"], alone["stats"], strict=True):
-    np.testing.assert_allclose(values, wanted, rtol=1e-4, atol=1e-5)
+def test_a_mesh_does_not_change_the_training(compile_cache):
+  """One test: several would start the child process in several workers."""
+  eight = on_devices.results(__name__, compile_cache)
+  for name, (alone, *others) in eight.items():
+    assert len(set(alone["loss"])) == STEPS
+    for sizes, found in zip(MESHES, others, strict=True):
+      where = f"{name} on {sizes}"
+      for key, rtol in (("loss", 1e-5), ("gradient_norm", 1e-4)):
+        np.testing.assert_allclose(
+          found[key], alone[key], rtol=rtol, err_msg=where
+        )
+      for values, wanted in zip(found["stats"], alone["stats"], strict=True):
+        np.testing.assert_allclose(
+          values, wanted, rtol=1e-4, atol=1e-5, err_msg=where
+        )
 
 
 def test_the_table_of_shardings():

@@ -36,6 +36,16 @@ SIDE = 64
 SWIN_SIDE = 224
 
 
+def architecture(name: str) -> str:
+  """What tells a program from others, but for the size of the classifier."""
+  spec = MODELS[name]
+  return f"{spec.backbone} {dict(spec.options) | {'num_classes': 0}}"
+
+
+# Of models that differ in classes, stride or frames alone the first runs.
+RUN = set({architecture(name): name for name in reversed(PUBLISHED)}.values())
+
+
 def test_all_systems_are_there():
   assert {MODELS[name].system for name in PUBLISHED} == set(SYSTEMS)
 
@@ -50,6 +60,8 @@ def test_official_weights_of_full_size(name):
   assert_same(converted, model)
   ignored = {key for key, _ in converted.report.ignored}
   assert len(converted.report.rows) + len(ignored) == len(state)
+  if name not in RUN:
+    return
   del model, state  # gigabytes
   frames = FRAMES[max(filter(name.startswith, FRAMES), key=len)]
   swin = issubclass(MODELS[name].backbone, Swin)
