@@ -1,13 +1,12 @@
 """The pages of long clips run on eight devices that share the frames."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
-from tests.on_devices import ROOT
+from tests.on_devices import ROOT, environment
 
 # Twice as many frames as "smoke" has, so that each device has several.
 FRAMES = {"xvit_long": 32, "tps_long": 64}
@@ -28,12 +27,7 @@ def test_a_page_of_long_clips_on_eight_devices(page, tmp_path, compile_cache):
   done = subprocess.run(
     [sys.executable, "-m", "vidjax.main", *flags],
     cwd=ROOT,
-    env=os.environ
-    | {
-      "JAX_PLATFORMS": "cpu",
-      "JAX_NUM_CPU_DEVICES": "8",
-      "JAX_COMPILATION_CACHE_DIR": str(compile_cache),
-    },
+    env=environment(compile_cache, 8),
     capture_output=True,
     text=True,
     check=False,

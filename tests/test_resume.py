@@ -14,6 +14,7 @@ import pytest
 from absl import app, flags
 from orbax.checkpoint import v1 as ocp
 
+from tests import on_devices
 from vidjax import main
 from vidjax.data.motion import write_motion_clips
 from vidjax.train.writers import MetricWriter
@@ -52,11 +53,8 @@ def command(workdir, clips, *more: str) -> list[str]:
 
 
 def environment(cache, devices: int = 1) -> dict[str, str]:
-  return os.environ | {
-    "JAX_PLATFORMS": "cpu",
-    "JAX_NUM_CPU_DEVICES": str(devices),
-    "JAX_COMPILATION_CACHE_DIR": str(cache),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  return on_devices.environment(cache, devices) | {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"
   }
 
 

@@ -46,7 +46,10 @@ def video_bytes(n=6):
 
 
 def write_rotated(source, path, turn=90):
-  """Copies a file and asks players to turn it."""
+  """Copies a file's packets and asks players to turn it.
+
+  A second encoding would not do: x264 gives other pixels now and then.
+  """
   with av.open(str(source)) as old, av.open(str(path), "w") as new:
     stream = new.add_stream_from_template(old.streams.video[0])
     stream.set_display_rotation(turn)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.data.small_videos import write_rotated
 from tests.data.videos import make
 from vidjax.data import packets as packets_lib
 from vidjax.data.container import Source
@@ -75,21 +76,6 @@ MADE = {
   "mpeg4.mp4": ("mpeg4", {"bf": "0", "g": "12"}),
   "mpeg2.mkv": ("mpeg2video", {"bf": "2", "g": "12"}),
 }
-
-
-def turned(source, path, turn) -> pathlib.Path:
-  """Copies a video's packets and asks players to turn it.
-
-  A second encoding would not do: x264 gives other pixels now and then.
-  """
-  with av.open(str(source)) as old, av.open(str(path), "w") as new:
-    stream = new.add_stream_from_template(old.streams.video[0])
-    stream.set_display_rotation(turn)
-    for packet in old.demux(video=0):
-      if packet.size:
-        packet.stream = stream
-        new.mux(packet)
-  return pathlib.Path(path)
 
 
 def full_decode(path):
@@ -285,7 +271,7 @@ def test_edit_list(tmp_path):
 @pytest.mark.parametrize("turn", [90, 180, 270])
 def test_rotation(tmp_path, turn):
   plain = make(tmp_path / "plain.mp4", n=4)
-  path = turned(plain, tmp_path / "turned.mp4", turn)
+  path = write_rotated(plain, tmp_path / "turned.mp4", turn)
   got = decode(path, range(4))
   for frame, upright in zip(got, decode(plain, range(4)), strict=True):
     np.testing.assert_array_equal(frame, np.rot90(upright, turn // 90))

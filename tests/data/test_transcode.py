@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from av.video.frame import PictureType
 
-from tests.data.test_decode import turned
+from tests.data.small_videos import write_rotated
 from tests.data.videos import make
 from vidjax.data import transcode as transcode_lib
 from vidjax.data.decode import Video, VideoError, decode
@@ -73,7 +73,7 @@ def test_part(tmp_path):
 
 
 def test_turned_video_stands_upright(tmp_path):
-  path = turned(make(tmp_path / "a.mp4", n=5), tmp_path / "b.mp4", 90)
+  path = write_rotated(make(tmp_path / "a.mp4", n=5), tmp_path / "b.mp4", 90)
   video = transcode(path, Encoding())
   assert (video.height, video.width) == (96, 64)
   with Video("copy", video.content) as copy:

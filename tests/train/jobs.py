@@ -22,6 +22,7 @@ import numpy as np
 from absl import app, flags
 from orbax.checkpoint import v1 as ocp
 
+from tests import on_devices
 from vidjax.train.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -61,11 +62,8 @@ def free_port() -> int:
 
 
 def environment(cache: pathlib.Path, devices: int) -> dict[str, str]:
-  return os.environ | {
-    "JAX_PLATFORMS": "cpu",
-    "JAX_NUM_CPU_DEVICES": str(devices),
-    "JAX_COMPILATION_CACHE_DIR": str(cache),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  return on_devices.environment(cache, devices) | {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"
   }
 
 

@@ -1,7 +1,6 @@
 """New runs that start from other weights; several devices in one child."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from safetensors.numpy import save_file
 
 import vidjax
 from configs.xvit_motion import get_config
-from tests import oracles
+from tests import on_devices, oracles
 from vidjax.data.motion import write_motion_clips
 from vidjax.models.registry import create_model, registered
 from vidjax.nn.functional import merge, split
@@ -321,12 +320,7 @@ def test_states_that_are_spread_over_devices(
   done = subprocess.run(
     [sys.executable, "-c", code],
     cwd=ROOT,
-    env=os.environ
-    | {
-      "JAX_PLATFORMS": "cpu",
-      "JAX_NUM_CPU_DEVICES": "4",
-      "JAX_COMPILATION_CACHE_DIR": str(compile_cache),
-    },
+    env=on_devices.environment(compile_cache, 4),
     capture_output=True,
     text=True,
     check=False,

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from vidjax.checks import one_of
+from vidjax.data.container import check_frames
 from vidjax.data.decode import Transform, Video, VideoError
 
 Indices = Sequence[int] | Int[np.ndarray, " t"]
@@ -60,14 +61,7 @@ class _Other:
   ) -> UInt8[np.ndarray, "t h w 3"]:
     """Reads frames; see `Video.read`."""
     numbers, places = np.unique(np.asarray(indices), return_inverse=True)
-    if not len(numbers):
-      raise ValueError(f"no frames of {self.path} were asked for: give some.")
-    for number in (numbers[0], numbers[-1]):
-      if not 0 <= number < self.frames:
-        raise IndexError(
-          f"frame {number} of {self.path} was asked for: it has {self.frames} "
-          f"frames, ask for 0 to {self.frames - 1}."
-        )
+    check_frames(self.path, numbers.tolist(), self.frames)
     try:
       images = self._images(numbers.tolist())
     except Exception as error:

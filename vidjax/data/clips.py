@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from vidjax.data.backends import open_video
+from vidjax.data.container import check_frames
 from vidjax.data.decode import Transform, Video, VideoError, VideoInfo
 from vidjax.data.records import Record, RecordError, read_record, split_name
 
@@ -57,14 +58,7 @@ class ImageFrames:
   ) -> UInt8[np.ndarray, "t h w 3"]:
     """Reads frames; see `vidjax.data.decode.Video.read`."""
     wanted = [int(index) for index in indices]
-    if not wanted:
-      raise ValueError(f"no frames of {self._path} were asked for: give some.")
-    for index in (min(wanted), max(wanted)):
-      if not 0 <= index < self.frames:
-        raise IndexError(
-          f"frame {index} of {self._path} was asked for: it has {self.frames} "
-          f"frames, ask for 0 to {self.frames - 1}."
-        )
+    check_frames(self._path, wanted, self.frames)
     images = {}
     for index in dict.fromkeys(wanted):
       image = self.image(index)

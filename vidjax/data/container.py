@@ -5,7 +5,7 @@ import dataclasses
 import io
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import av
 from av.container import InputContainer
@@ -175,3 +175,22 @@ def _matroska_end(head: bytes) -> int:
       return 0
     at += width + size
   return at
+
+
+def check_frames(
+  path: pathlib.Path, numbers: Collection[int], frames: int
+) -> None:
+  """Checks that frames are asked for, and that a video has them.
+
+  Raises:
+    ValueError: if none is.
+    IndexError: if one is outside of the video.
+  """
+  if not numbers:
+    raise ValueError(f"no frames of {path} were asked for: give some.")
+  for number in (min(numbers), max(numbers)):
+    if not 0 <= number < frames:
+      raise IndexError(
+        f"frame {number} of {path} was asked for: it has {frames} frames, ask "
+        f"for 0 to {frames - 1}."
+      )

@@ -25,7 +25,12 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import Int, UInt8
 
-from vidjax.data.container import Source, VideoError, damage_of
+from vidjax.data.container import (
+  Source,
+  VideoError,
+  check_frames,
+  damage_of,
+)
 from vidjax.data.packets import packets_of, plan, scan, times_are_true
 
 __all__ = ["Transform", "Video", "VideoError", "VideoInfo", "decode", "probe"]
@@ -242,14 +247,7 @@ class Video:
     places = collections.defaultdict(list)
     for place, index in enumerate(indices):
       places[int(index)].append(place)
-    if not places:
-      raise ValueError(f"no frames of {self.path} were asked for: give some.")
-    for index in (min(places), max(places)):
-      if not 0 <= index < self.frames:
-        raise IndexError(
-          f"frame {index} of {self.path} was asked for: it has {self.frames} "
-          f"frames, ask for 0 to {self.frames - 1}."
-        )
+    check_frames(self.path, places, self.frames)
     return places
 
   def _frames(self, wanted: Set[int]) -> Generator[tuple[int, av.VideoFrame]]:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from absl import logging
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Shaped
 
 AXIS = "frames"
 _SPLIT = PartitionSpec(None, AXIS)
@@ -45,19 +45,18 @@ def frame_shards(frames: int) -> int:
   return shards
 
 
-def over_frames(f: Callable[..., Any], x: Clip, *rest: Clip) -> Any:
-  """Returns `f(x, *rest)`, computed by each shard for its own frames.
+def over_frames(f: Callable[[Any], Any], x: Clip) -> Any:
+  """Returns `f(x)`, computed by each shard for its own frames.
 
   Args:
-    f: from arrays `(b t ...)` to such arrays; t may change, in proportion. What
-      it closes over (parameters) is the same on all shards.
+    f: from an array `(b t ...)` to such an array; t may change, in proportion.
+      What it closes over (parameters) is the same on all shards.
     x: split along t where `frame_shards` says so.
-    *rest: further ones, with frames that divide as well.
   """
   if frame_shards(x.shape[1]) == 1:
-    return f(x, *rest)
+    return f(x)
   return jax.shard_map(f, in_specs=_SPLIT, out_specs=_SPLIT, axis_names={AXIS})(
-    x, *rest
+    x
   )
 
 
@@ -145,21 +144,21 @@ def axis_size() -> int:
   return _axis_size(AxisType.Manual)
 
 
-def split_frames(x: Shaped[Array, "..."], axis: int = 1) -> Any:
-  """Returns x, split along an axis that counts frames; others as they are."""
-  return _constrained(x, axis, AXIS)
+def split_frames(x: Clip) -> Clip:
+  """Returns x with its frames split over the devices, if they divide."""
+  return _constrained(x, AXIS)
 
 
-def gather_frames(x: Float[Array, "b t *rest"]) -> Float[Array, "b t *rest"]:
+def gather_frames(x: Clip) -> Clip:
   """Returns x with all of its frames on every device."""
-  return _constrained(x, 1, None)
+  return _constrained(x, None)
 
 
-def _constrained(x: jax.Array, axis: int, name: str | None) -> jax.Array:
-  if frame_shards(x.shape[axis]) == 1:
+def _constrained(x: jax.Array, frames: str | None) -> jax.Array:
+  if frame_shards(x.shape[1]) == 1:
     return x
   spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * x.ndim
-  spec[axis] = name
+  spec[1] = frames
   return lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
