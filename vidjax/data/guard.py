@@ -27,6 +27,9 @@ _BEAT_SECONDS = 0.5
 _LONGEST = 30  # a video may take so many times the limit while it is alive
 _CLOSE = 0.05  # share of the memory that is left when the limit is close
 _READY, _ALIVE = "ready\n", ".\n"
+# Threads of a library would take their buffers before or after the memory is
+# limited, as it happens, and an inspection multiplies no matrices.
+_ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 class InspectorError(RuntimeError):
@@ -210,13 +213,13 @@ class _Child:
         stdout=subprocess.PIPE,
         stderr=self._errors,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**os.environ, **_ALONE, "PYTHONPATH": os.pathsep.join(paths)},
       )
     assert process.stdout is not None
     if process.stdout.readline() != _READY:
-      process.wait()
+      status = f"exit status {process.wait()}"
       self._errors.seek(0)
-      lines = self._errors.read().strip().splitlines() or ["no message"]
+      lines = self._errors.read().strip().splitlines() or [status]
       raise InspectorError(
         f"a process that inspects videos does not start ({lines[-1]}): check "
         "the installation, or allow more memory."
