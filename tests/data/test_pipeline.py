@@ -2,99 +2,37 @@ import collections
 import json
 import pathlib
 import shutil
-import threading
-import types
 
-import av
 import numpy as np
 import pytest
 
+from tests.data.pipeline_data import (
+  CLASSES,
+  FRAMES,
+  HEIGHT,
+  WIDTH,
+  assert_same,
+  config,
+  take,
+  write_data,
+)
 from vidjax.data import augment, pipeline
-from vidjax.data.decode import Video, VideoError, decode
+from vidjax.data.decode import Video, decode
 from vidjax.data.geometry import eval_crops, resized
 from vidjax.data.imgaug import ImgAug
-from vidjax.data.manifest import Clip, Manifest, load_manifest
+from vidjax.data.manifest import load_manifest
 from vidjax.data.pipeline import (
   BadVideos,
-  TooManyBadVideosError,
   eval_batches,
   steps_per_epoch,
   train_batches,
 )
 from vidjax.data.sampling import segments_eval, strided_eval, strided_train
 
-CLASSES = 20
-FRAMES = 6
-WIDTH, HEIGHT = 48, 32
-
-
-def config(**changes):
-  base = {
-    "batch_size": 4,
-    "frames": 3,
-    "image_size": 28,
-    "sampling": "segments",
-    "stride": 2,
-    "crop": "shift",
-    "jitter": (28, 34),
-    "resize_side": 32,
-    "area": (0.08, 1),
-    "segments": 1,
-    "flip": 0.0,
-    "no_flip_labels": (),
-    "auto_augment": "none",
-    "erase": 0.0,
-    "decoder": "planned",
-    "threads": 2,
-    "prefetch": 3,
-    "max_bad_share": 0.01,
-  }
-  return types.SimpleNamespace(**base | changes)
-
-
-def write_data(root, count=10, bad=(), folder="good"):
-  """Videos whose left half is bright; each has its own grey, and its label."""
-  (root / folder).mkdir(parents=True)
-  lines = []
-  for i in range(count):
-    path = root / folder / f"{i}.mp4"
-    if i in bad:
-      path.write_bytes(b"" if i % 2 else b"no video" * 9)
-    else:
-      with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=12)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for t in range(FRAMES):
-          image = np.full((HEIGHT, WIDTH, 3), 10 + 8 * i + t, np.uint8)
-          image[:, : WIDTH // 2] += 60
-          frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-          container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    lines.append({"id": f"v{i}", "path": f"{folder}/{i}.mp4", "label": i})
-  text = "".join(json.dumps(line) + "\n" for line in lines)
-  (root / "train.jsonl").write_text(text)
-  flip = {str(i): i ^ 1 for i in range(4)}
-  labels = {"classes": [str(i) for i in range(CLASSES)], "flip": flip}
-  (root / "labels.json").write_text(json.dumps(labels))
-  return load_manifest(root, "train")
-
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
   return write_data(tmp_path_factory.mktemp("data"))
-
-
-def take(batches, count):
-  with batches as stream:
-    return [next(stream) for _ in range(count)]
-
-
-def assert_same(a, b):
-  assert len(a) == len(b)
-  for x, y in zip(a, b, strict=True):
-    assert x.keys() == y.keys()
-    for key in x:
-      np.testing.assert_array_equal(x[key], y[key], err_msg=key)
 
 
 CROPPED = ["imgaug", "rand-m7-n4-mstd0.5-inc1", "moco_v2", "rand16-n2-m27"]
@@ -325,78 +263,6 @@ def test_every_recipe(manifest, crop, sampling):
   assert batch["video"].std() > 10
 
 
-def test_bad_videos_are_replaced_and_counted(tmp_path, caplog):
-  bad = (1, 4)  # an empty file, and a text file
-  manifest = write_data(tmp_path, bad=bad)
-  c = config(max_bad_share=0.5)
-  stream = train_batches(manifest, c, seed=0)
-  with caplog.at_level("WARNING", logger="absl"):
-    batches = take(stream, 10)  # four epochs
-  counter = stream.bad
-  labels = np.concatenate([b["label"] for b in batches])
-  assert not set(labels) & set(bad)
-  assert all((b["weight"] == 1).all() for b in batches)
-  assert counter.counts == {"empty": 1, "not_a_video": 1}
-  assert sorted(counter.keys) == ["v1", "v4"]
-  assert counter.total == 2
-  assert counter.share == pytest.approx(2 / 10)
-  for i, name in ((1, "v1"), (4, "v4")):
-    said = [
-      r.getMessage() for r in caplog.records if repr(name) in r.getMessage()
-    ]
-    assert len(said) == 1
-    assert f"{i}.mp4" in said[0]
-  assert_same(take(train_batches(manifest, c, seed=0), 10), batches)
-
-
-def test_nothing_but_bad_videos_gives_zeros_of_weight_zero(tmp_path):
-  manifest = write_data(tmp_path, count=4, bad=range(4))
-  c = config(max_bad_share=1.0)
-  (batch,) = take(train_batches(manifest, c, seed=0), 1)
-  assert (batch["weight"] == 0).all()
-  assert not batch["video"].any()
-  assert sorted(batch["label"]) == [0, 1, 2, 3]
-
-
-def test_too_many_bad_videos_stop_the_run(tmp_path):
-  manifest = write_data(tmp_path, bad=(0, 3))
-  message = r"2 of the \d+ videos of split 'train'.*data\.max_bad_share"
-  stream = train_batches(manifest, config(), seed=0)
-  with pytest.raises(TooManyBadVideosError, match=message):
-    take(stream, 4)
-
-
-def test_one_bad_video_never_stops_the_run(tmp_path):
-  manifest = write_data(tmp_path, bad=(3,))
-  batches = take(train_batches(manifest, config(), seed=0), 6)
-  assert all((b["weight"] == 1).all() for b in batches)
-
-
-def test_the_bad_share_is_not_judged_too_early():
-  clip = Clip("x", "x.mp4", 0)
-  error = VideoError("x.mp4", "empty")
-  root = pathlib.Path("data")
-  clips = (clip,) * 5000
-  bad = BadVideos(
-    Manifest(root, "train", "d", clips, ("a",), (0,), (0,)), max_share=0.01
-  )
-  for index in range(10):  # all of the first ten: 1 % of a thousand
-    with bad.read(index, clip):
-      assert bad.reading == ["x"]
-    bad.add(index, clip, error)
-    bad.add(index, clip, error)
-  assert bad.total == 10
-  assert bad.share == 1
-  assert bad.reading == []
-  assert bad.metrics() == {"bad_videos": 10, "bad/empty": 10}
-  with (
-    pytest.raises(TooManyBadVideosError, match="11 of the 11 videos"),
-    bad.read(10, clip),
-  ):
-    bad.add(10, clip, error)
-  assert bad.reading == []
-
-
 def test_another_decoder_gives_the_same_frames(manifest):
   c = config(**RANDOM)
   want = take(train_batches(manifest, c, seed=3), 2)
@@ -409,27 +275,6 @@ def test_another_decoder_gives_the_same_frames(manifest):
   c.decoder = "vlc"
   with pytest.raises(ValueError, match=r"data\.decoder is 'vlc'; use one of"):
     train_batches(manifest, c, seed=3)
-
-
-def test_a_batch_that_does_not_come_is_said(tmp_path, monkeypatch, caplog):
-  manifest = write_data(tmp_path)
-  go_on = threading.Event()
-  whole = pipeline.open_clip
-
-  def stuck(path, decoder):
-    go_on.wait(20)
-    return whole(path, decoder)
-
-  monkeypatch.setattr(pipeline, "open_clip", stuck)
-  monkeypatch.setattr(pipeline, "_PATIENCE", 0.2)
-  with (
-    caplog.at_level("WARNING", logger="absl"),
-    train_batches(manifest, config(), seed=0) as batches,
-  ):
-    threading.Timer(1.0, go_on.set).start()
-    next(batches)
-  assert "no batch for 0 s; being read: " in caplog.text
-  assert any(f"{clip.id!r}" in caplog.text for clip in manifest.clips)
 
 
 def test_steps_per_epoch(manifest):
@@ -567,22 +412,6 @@ def test_eval_hosts_get_the_same_number_of_batches(manifest, hosts):
     for key, value in want.items():
       joined = np.concatenate([part[step][key] for part in parts])
       np.testing.assert_array_equal(joined, value)
-
-
-def test_eval_counts_bad_videos_as_failed(tmp_path):
-  manifest = write_data(tmp_path, count=5, bad=(1, 2))
-  with eval_batches(
-    manifest, config(), batch_size=4, clips=1, crops=3
-  ) as stream:
-    rows = [*stream]
-    bad = stream.bad
-  video = np.concatenate([b["video"] for b in rows])
-  mask = np.concatenate([b["mask"] for b in rows])
-  assert mask.tolist() == [1] * 5 + [0] * 3
-  assert [bool(v.any()) for v in video[:5]] == [True, False, False, True, True]
-  assert bad.counts == {"empty": 1, "not_a_video": 1}
-  assert sorted(bad.keys) == ["v1", "v2"]
-  assert bad.share == pytest.approx(2 / 5)
 
 
 def test_real_videos(tmp_path, shared):

@@ -1,5 +1,6 @@
 """Small layers: linear, norm, patch embedding, MLP, dropouts."""
 
+import functools
 import math
 
 import jax
@@ -47,7 +48,9 @@ def layer_norm(
 
 def gelu(x: Float[jax.Array, "*s"]) -> Float[jax.Array, "*s"]:
   """The exact GELU, x Phi(x); `jax.nn.gelu` approximates by default."""
-  return jax.nn.gelu(x, approximate=False)
+  # The backward pass keeps x alone: the parts of the formula would take the
+  # memory of three, and are quickly computed again.
+  return jax.checkpoint(functools.partial(jax.nn.gelu, approximate=False))(x)
 
 
 class PatchEmbed(nnx.Module):
