@@ -7,7 +7,6 @@ threads, and the step is all that must be saved to resume.
 """
 
 import contextlib
-import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import grain
 import numpy as np
 from absl import logging
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
 from vidjax.checks import Config, one_of
 from vidjax.data.augment import RECIPES, erase_box
@@ -23,9 +22,10 @@ from vidjax.data.backends import BACKENDS
 from vidjax.data.clips import open_clip
 from vidjax.data.decode import Transform, VideoError
 from vidjax.data.epochs import Epochs, Part, whole_micro_batches
-from vidjax.data.geometry import CROPS, ResizeCut, eval_crops
+from vidjax.data.geometry import CROPS
 from vidjax.data.manifest import Clip, Manifest
 from vidjax.data.sampling import SAMPLERS, Sampler
+from vidjax.data.views import Views, read_views
 
 _SUBSTITUTES = 3  # other videos tried in the place of one that is bad
 _KEYS = 20  # bad videos that are remembered by name
@@ -267,15 +267,19 @@ def eval_batches(
   """
   bad = BadVideos(manifest)
   steps = -(-len(manifest.clips) // batch_size)
-  cut = functools.partial(
-    eval_crops,
-    size=config.image_size,
+  views = Views(
+    frames=config.frames,
+    image_size=config.image_size,
+    sampling=config.sampling,
+    stride=config.stride,
+    segments=config.segments,
+    clips=clips,
     crops=crops,
-    style=crop_style,
-    short=short_side,
+    crop_style=crop_style,
+    short_side=short_side,
   )
   videos = grain.MapDataset.range(steps * batch_size).map(
-    _EvalVideo(manifest, config, bad, clips, cut)
+    _EvalVideo(manifest, config, bad, views)
   )
   return Batches(
     _prefetch(_share(videos, batch_size, host, hosts), config), bad
@@ -413,70 +417,29 @@ class _EvalVideo:
   """Makes all views of the video of a clip number."""
 
   def __init__(
-    self,
-    manifest: Manifest,
-    config: Config,
-    bad: BadVideos,
-    clips: int,
-    cut: Callable[[int, int], list[ResizeCut]],
+    self, manifest: Manifest, config: Config, bad: BadVideos, views: Views
   ):
     self._manifest = manifest
-    self._config = config
     self._bad = bad
-    self._clips = clips
-    self._cut = cut
-    self._sampler, self._sampling = _sampling(config)
+    self._views = views
     self._open = _opener(manifest, config)
-    # Refuses wrong numbers of views before any video is decoded.
-    self._indices(1)
-    self._crops = len(cut(1, 1))
 
   def __call__(self, index: int) -> Batch:
-    c = self._config
-    side = c.image_size
-    views = np.zeros(
-      (self._clips * self._crops, c.frames, side, side, 3), np.uint8
-    )
+    views = self._views
+    side = views.image_size
+    video = np.zeros((views.count, views.frames, side, side, 3), np.uint8)
     if index >= len(self._manifest.clips):
-      return _eval_example(views, 0, readable=False, mask=0.0, index=-1)
+      return _eval_example(video, 0, readable=False, mask=0.0, index=-1)
     clip = self._manifest.clips[index]
     try:
-      with self._bad.read(index, clip):
-        views, readable = self._views(clip), True
+      with self._bad.read(index, clip), self._open(clip) as source:
+        video = read_views(source, views, *clip.part(source.frames))
+        readable = True
     except VideoError as error:
       self._bad.add(index, clip, error)
       readable = False
     return _eval_example(
-      views, clip.label, readable=readable, mask=1.0, index=index
-    )
-
-  def _indices(self, n: int) -> Int[np.ndarray, " t"]:
-    """Frames of all clips, one clip after the other."""
-    clips = self._clips
-    return np.concatenate(
-      [
-        self._sampler.eval(n, clip=k, clips=clips, **self._sampling)
-        for k in range(clips)
-      ]
-    )
-
-  def _views(self, clip: Clip) -> UInt8[np.ndarray, "v t h w 3"]:
-    crops = []
-
-    def scale(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "a b 3"]:
-      if not crops:
-        crops.extend(self._cut(*frame.shape[:2]))
-      return crops[0].scale(frame)
-
-    with self._open(clip) as video:
-      first, count = clip.part(video.frames)
-      frames = video.read(first + self._indices(count), scale)
-    return np.stack(
-      [
-        crop.cut(part)
-        for part in np.split(frames, self._clips)
-        for crop in crops
-      ]
+      video, clip.label, readable=readable, mask=1.0, index=index
     )
 
 
