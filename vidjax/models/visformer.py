@@ -24,6 +24,7 @@ from vidjax.nn.batch_norm import BatchNorm
 from vidjax.nn.convolution import Conv, PatchConv, kaiming_init, pointwise
 from vidjax.nn.functional import merge, split
 from vidjax.nn.init import vit_init
+from vidjax.nn.intermediates import hand_out
 from vidjax.nn.layers import dropout, gelu
 from vidjax.nn.plugs import make_plugs
 from vidjax.nn.temporal import BlockShape, Grid, Temporal
@@ -157,6 +158,9 @@ class ConvBlock(nnx.Module):
 class AttentionBlock(ConvBlock):
   """The block of the later stages: attention and MLP, with a plug.
 
+  It hands out (`vidjax.nn.intermediates`) its `grid`: frames, class tokens,
+  height and width.
+
   Args:
     shape: channels and heads.
     temporal: the plug.
@@ -201,6 +205,7 @@ class AttentionBlock(ConvBlock):
       return rearrange(x, "b t (h w) c -> b t h w c", h=grid.height)
 
     random: dict[str, Any] = {"train": train, "rngs": rngs}
+    hand_out(self, grid=lambda: jnp.array([x.shape[1], *grid]))
     x = maps(self.temporal.before(tokens(x), grid, **random))
     y = tokens(self.norm1(x, train=train))
     y = self.attention(y, self.temporal, grid, **random)

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import DTypeLike, Float
 
 from vidjax.nn.init import LinearInit
+from vidjax.nn.intermediates import hand_out
 from vidjax.nn.layers import Mlp, dropout, layer_norm, linear
 from vidjax.nn.temporal import BlockShape, Grid, Temporal, Tokens
 
@@ -46,6 +47,34 @@ def attend(
   q, k, v = (
     rearrange(x, "b t n (g d) -> b t g n d", g=heads) for x in (q, k, v)
   )
+  weights, total = _exponentials(q, k, bias, mask)
+  weights = dropout(weights, dropout_rate, train=train, rngs=rngs)
+  y = jnp.einsum("btgnm,btgmd->btgnd", weights.astype(v.dtype), v)
+  y = (y / total).astype(v.dtype)
+  return rearrange(y, "b t g n d -> b t n (g d)")
+
+
+def attention_weights(
+  q: Float[jax.Array, "b t n c"],
+  k: Float[jax.Array, "b t m c"],
+  *,
+  heads: int,
+  bias: Float[jax.Array, "#t g n m"] | None = None,
+  mask: Float[np.ndarray, " w #t n m"] | None = None,
+) -> Float[jax.Array, "b t g n m"]:
+  """Returns the float32 weights of `attend`, which takes the same arguments."""
+  q, k = (rearrange(x, "b t n (g d) -> b t g n d", g=heads) for x in (q, k))
+  weights, total = _exponentials(q, k, bias, mask)
+  return weights / total
+
+
+def _exponentials(
+  q: jax.Array,
+  k: jax.Array,
+  bias: jax.Array | None,
+  mask: np.ndarray | None,
+) -> tuple[jax.Array, jax.Array]:
+  """Exponentials of the logits of (b, t, g, n, d), and their sums over keys."""
   scale = q.shape[-1] ** -0.5
   logits = jnp.einsum(
     "btgnd,btgmd->btgnm",
@@ -60,15 +89,14 @@ def attend(
     logits = (windows + mask[:, :, None]).reshape(logits.shape)
   largest = lax.stop_gradient(logits.max(axis=-1, keepdims=True))
   weights = jnp.exp(logits - largest)
-  total = weights.sum(axis=-1, keepdims=True)
-  weights = dropout(weights, dropout_rate, train=train, rngs=rngs)
-  y = jnp.einsum("btgnm,btgmd->btgnd", weights.astype(v.dtype), v)
-  y = (y / total).astype(v.dtype)
-  return rearrange(y, "b t g n d -> b t n (g d)")
+  return weights, weights.sum(axis=-1, keepdims=True)
 
 
 class Attention(nnx.Module):
   """Multi-head self-attention: one qkv projection, attention, projection.
+
+  It hands out (`vidjax.nn.intermediates`) `q`, `k` and `v` as the plug regroups
+  them, the `weights` (b t g n m), and the `output` of the attention.
 
   Args:
     dim: channels c.
@@ -149,11 +177,24 @@ class Attention(nnx.Module):
       train=train,
       rngs=rngs,
     )
+    hand_out(
+      self,
+      q=lambda: q,
+      k=lambda: k,
+      v=lambda: v,
+      weights=lambda: attention_weights(
+        q, k, heads=self.heads, bias=bias, mask=mask
+      ),
+      output=lambda: y,
+    )
     return self.proj(temporal.output(y, grid, frames))
 
 
 class Block(nnx.Module):
   """A pre-norm transformer block with a temporal plug.
+
+  It hands out (`vidjax.nn.intermediates`) its `grid`: frames, class tokens,
+  height and width.
 
   Args:
     shape: channels, heads, norm epsilon and initial values.
@@ -204,6 +245,7 @@ class Block(nnx.Module):
   ) -> Tokens:
     """Applies attention and MLP units and the plug's own steps."""
     random = {"train": train, "rngs": rngs}
+    hand_out(self, grid=lambda: jnp.array([x.shape[1], *grid]))
     x = self.temporal.before(x, grid, **random)
     y = self.attend(self.norm1(x), grid, **random)
     y = self.temporal.branch(y, grid)

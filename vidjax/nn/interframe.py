@@ -14,10 +14,12 @@ from jaxtyping import DTypeLike, Float
 from vidjax.checks import at_least, one_of
 from vidjax.nn.convolution import NarrowConv, pointwise
 from vidjax.nn.init import torch_init
+from vidjax.nn.intermediates import hand_out
 from vidjax.nn.layers import layer_norm, linear
 from vidjax.nn.temporal import BlockShape, Grid, Temporal, Tokens
 from vidjax.ops import halo
 from vidjax.ops.interframe import SCORES, displacements, interframe_attention
+from vidjax.ops.neighbour_weights import neighbour_places, neighbour_weights
 
 Maps = Float[jax.Array, "b t h w c"]
 Pairs = Float[jax.Array, "b s h w c"]
@@ -102,6 +104,9 @@ def three_frames(
 class InterFrameAttention(nnx.Module):
   """What the frames of a map receive from the next ones.
 
+  It hands out (`vidjax.nn.intermediates`) the `places` (b s h w n 2) that each
+  position looks at in the next frame, rows and columns, and their `weights`.
+
   Args:
     dim: channels c.
     kernel: K of the K x K neighbours.
@@ -162,6 +167,13 @@ class InterFrameAttention(nnx.Module):
     Of frames that are split over devices one crosses each border, with offsets
     of "conv3d" two.
     """
+    hand_out(
+      self,
+      places=lambda: neighbour_places(x, self._offsets(x), **self._grid),
+      weights=lambda: neighbour_weights(
+        *self._qkv(x)[:2], self._offsets(x), score=self.score, **self._grid
+      ),
+    )
     return halo.over_frames(self._of_shard, x)
 
   def _of_shard(self, x: Maps) -> Maps:
@@ -173,18 +185,22 @@ class InterFrameAttention(nnx.Module):
     return self._of_clip(more)[:, :frames]
 
   def _of_clip(self, x: Maps) -> Maps:
-    q, k, v = (x, x, x)
-    if self.projections is not None:
-      q, k, v = (project(x) for project in self.projections)
     return interframe_attention(
-      q,
-      k,
-      v,
-      None if self.offset is None else self.offset(x),
-      kernel=self.kernel,
-      dilation=self.dilation,
-      score=self.score,
+      *self._qkv(x), self._offsets(x), score=self.score, **self._grid
     )
+
+  def _qkv(self, x: Maps) -> tuple[Maps, Maps, Maps]:
+    if self.projections is None:
+      return x, x, x
+    q, k, v = (project(x) for project in self.projections)
+    return q, k, v
+
+  def _offsets(self, x: Maps) -> Float[jax.Array, "b s h w n 2"] | None:
+    return None if self.offset is None else self.offset(x)
+
+  @property
+  def _grid(self) -> dict[str, int]:
+    return {"kernel": self.kernel, "dilation": self.dilation}
 
 
 PLACES = ("all", "even", "odd")

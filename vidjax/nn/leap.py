@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from vidjax.checks import at_least, one_of
-from vidjax.nn.temporal import BlockShape, Grid, Temporal, Tokens
+from vidjax.nn.temporal import BlockShape, Grid, Regrouped, Temporal, Tokens
 from vidjax.ops.leap import (
   leap_pairs,
   leaps_over_shards,
@@ -58,9 +58,7 @@ class LeapAttention(Temporal):
     self.heads = block.heads
     self.fold_div = fold_div
 
-  def qkv(
-    self, q: Tokens, k: Tokens, v: Tokens, grid: Grid
-  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+  def qkv(self, q: Tokens, k: Tokens, v: Tokens, grid: Grid) -> Regrouped:
     """Joins the tokens of paired frames.
 
     Where they lie on different devices, each keeps the queries of its own

@@ -1,11 +1,10 @@
 """The plug of X-ViT's space-time mixing."""
 
-import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
 
 from vidjax.checks import at_least, one_of
-from vidjax.nn.temporal import BlockShape, Grid, Temporal, Tokens
+from vidjax.nn.temporal import BlockShape, Grid, Regrouped, Temporal, Tokens
 from vidjax.ops.mixing import check_segment, mix_frames, mixing_offsets
 
 
@@ -67,9 +66,7 @@ class Mixing(Temporal):
     del grid
     return self._mix(x, "x")
 
-  def qkv(
-    self, q: Tokens, k: Tokens, v: Tokens, grid: Grid
-  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+  def qkv(self, q: Tokens, k: Tokens, v: Tokens, grid: Grid) -> Regrouped:
     """Mixes keys and values; queries never are."""
     mixed_k, mixed_v = self._mix(k, "k"), self._mix(v, "v")
     if self.summary_tokens:

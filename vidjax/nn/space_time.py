@@ -9,15 +9,13 @@ from jaxtyping import DTypeLike, Float
 from vidjax.nn.attention import Attention
 from vidjax.nn.init import zero_init
 from vidjax.nn.layers import layer_norm, linear
-from vidjax.nn.temporal import BlockShape, Grid, Temporal, Tokens
+from vidjax.nn.temporal import BlockShape, Grid, Regrouped, Temporal, Tokens
 
 
 class JointAttention(Temporal):
   """Every token attends to all tokens of all frames of the clip."""
 
-  def qkv(
-    self, q: Tokens, k: Tokens, v: Tokens, grid: Grid
-  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+  def qkv(self, q: Tokens, k: Tokens, v: Tokens, grid: Grid) -> Regrouped:
     """Joins the frames of a clip to a single long one."""
     del grid
     q, k, v = (rearrange(x, "b t n c -> b 1 (t n) c") for x in (q, k, v))

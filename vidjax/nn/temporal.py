@@ -30,6 +30,12 @@ from jaxtyping import Float, Int
 from vidjax.nn.init import LinearInit
 
 Tokens = Float[jax.Array, "b t n c"]
+# Queries, keys and values as a plug regrouped them.
+Regrouped = tuple[
+  Float[jax.Array, "b2 t2 n2 c"],
+  Float[jax.Array, "b2 t2 m2 c"],
+  Float[jax.Array, "b2 t2 m2 c"],
+]
 
 
 class Grid(NamedTuple):
@@ -75,9 +81,7 @@ class Temporal(nnx.Module):
     del grid
     return x
 
-  def qkv(
-    self, q: Tokens, k: Tokens, v: Tokens, grid: Grid
-  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+  def qkv(self, q: Tokens, k: Tokens, v: Tokens, grid: Grid) -> Regrouped:
     """Changes or regroups queries, keys and values.
 
     The result may have other t and n, and k and v more tokens than q.

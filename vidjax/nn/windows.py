@@ -109,30 +109,51 @@ class WindowBlock(Block):
     self, x: Tokens, grid: Grid, *, train: bool, rngs: nnx.Rngs | None
   ) -> Tokens:
     """Returns what attention in windows adds to the residual stream."""
-    size = (x.shape[1], grid.height, grid.width)
-    window, shift = fit_window(size, self.window, self.shift)
-    whole = padded_size(size, window)
-    axes = (1, 2, 3)
-    video = rearrange(x, "b t (h w) c -> b t h w c", h=grid.height)
-    extra = [(0, n - m) for n, m in zip(whole, size, strict=True)]
-    video = jnp.pad(video, [(0, 0), *extra, (0, 0)])
-    if any(shift):
-      video = jnp.roll(video, [-d for d in shift], axes)
+    windows = self.cut(x, grid)
+    window, shift, whole = self._fit(x.shape[1], grid)
     places = self._places(window, whole[0])
     y = self.attention(
-      cut_windows(video, window),
+      windows,
       self.temporal,
-      Grid(0, *window[1:]),
+      self.window_grid(x.shape[1], grid),
       train=train,
       rngs=rngs,
       bias=self.bias(places),
       mask=window_mask(whole, window, shift) if any(shift) else None,
     )
+    return self.join(y, x.shape[1], grid)
+
+  def cut(self, x: Tokens, grid: Grid) -> Float[jax.Array, "b2 t2 n2 c"]:
+    """Returns the tokens of each window, which is a grid of its own."""
+    window, shift, whole = self._fit(x.shape[1], grid)
+    video = rearrange(x, "b t (h w) c -> b t h w c", h=grid.height)
+    extra = [(0, n - m) for n, m in zip(whole, video.shape[1:4], strict=True)]
+    video = jnp.pad(video, [(0, 0), *extra, (0, 0)])
+    if any(shift):
+      video = jnp.roll(video, [-d for d in shift], (1, 2, 3))
+    return cut_windows(video, window)
+
+  def join(
+    self, y: Float[jax.Array, "b2 t2 n2 c"], frames: int, grid: Grid
+  ) -> Tokens:
+    """Takes the tokens of the windows back to their places in each frame."""
+    window, shift, whole = self._fit(frames, grid)
     video = join_windows(y, window, whole)
     if any(shift):
-      video = jnp.roll(video, shift, axes)
-    t, h, w = size
-    return rearrange(video[:, :t, :h, :w], "b t h w c -> b t (h w) c")
+      video = jnp.roll(video, shift, (1, 2, 3))
+    video = video[:, :frames, : grid.height, : grid.width]
+    return rearrange(video, "b t h w c -> b t (h w) c")
+
+  def window_grid(self, frames: int, grid: Grid) -> Grid:
+    """Returns how the tokens of a window of one frame lie."""
+    window, _, _ = self._fit(frames, grid)
+    return Grid(0, *window[1:])
+
+  def _fit(self, frames: int, grid: Grid) -> tuple[Size, Size, Size]:
+    """Window, shift, and size in whole windows, of frames of this grid."""
+    size = (frames, grid.height, grid.width)
+    window, shift = fit_window(size, self.window, self.shift)
+    return window, shift, padded_size(size, window)
 
   def _places(self, window: Size, frames: int) -> Places:
     frame, row, column = np.indices(window).reshape(3, -1)

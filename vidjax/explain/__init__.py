@@ -1,0 +1,1 @@
+"""Where a model looks: attention in space and time, rollout, saliency."""
