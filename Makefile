@@ -5,12 +5,12 @@ RUN := $(VENV)/bin
 PIP := $(RUN)/python -m pip install --disable-pip-version-check --quiet
 DEMO := runs/demo
 REFERENCE := mpmath|networkx|sympy|timm|torch|torchvision
-SOURCES := vidjax configs tests benchmarks
+SOURCES := vidjax configs tests benchmarks docs colabs
 # Large pages: XLA takes and returns hundreds of megabytes at every step, and on
 # Linux a quarter of a large model's time on a CPU went into page faults.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint format reference constraints clean
+.PHONY: demo test lint format docs colabs reference constraints clean
 
 demo: $(VENV)/.installed
 	@echo "== training the demo (configs/xvit_motion.py) in $(DEMO)"
@@ -27,6 +27,11 @@ lint: $(VENV)/.installed-dev
 	$(RUN)/ruff check $(SOURCES)
 	$(RUN)/ruff format --check $(SOURCES)
 	$(RUN)/basedpyright
+
+docs: $(VENV)/.installed-dev
+	@echo "== building the documentation in build/site"
+	NO_MKDOCS_2_WARNING=1 $(RUN)/python -m mkdocs build --strict --quiet
+	@echo "== open build/site/index.html"
 
 format: $(VENV)/.installed-dev
 	$(RUN)/ruff check --fix $(SOURCES)

@@ -85,8 +85,8 @@ def _exponentials(
   if bias is not None:
     logits += bias
   if mask is not None:
-    windows = rearrange(logits, "(b w) t g n m -> b w t g n m", w=len(mask))
-    logits = (windows + mask[:, :, None]).reshape(logits.shape)
+    # The mask is repeated, so that the gradient of the logits is not copied.
+    logits += jnp.tile(mask[:, :, None], (len(logits) // len(mask), 1, 1, 1, 1))
   largest = lax.stop_gradient(logits.max(axis=-1, keepdims=True))
   weights = jnp.exp(logits - largest)
   return weights, weights.sum(axis=-1, keepdims=True)

@@ -106,7 +106,11 @@ def prepared(
 
 
 def random_batch(config: Config) -> dict[str, np.ndarray]:
-  """Returns a batch of noise as the input pipeline would give it."""
+  """Returns a batch of noise as the input pipeline would give it.
+
+  "video" `(b, t, h, w, 3)` of bytes, "label" `(b,)`, "erase" `(b, 4)` and
+  "weight" `(b,)`, of the configuration's batch and clips.
+  """
   data = config.data
   rng = np.random.default_rng(0)
   clips, side = data.batch_size, data.image_size

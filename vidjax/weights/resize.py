@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from vidjax.models.backbone import Backbone
 from vidjax.models.vit import ViT
@@ -29,7 +29,7 @@ def linear_matrix(size: int, new_size: int) -> Float[np.ndarray, "o i"]:
   return np.maximum(0, 1 - distance).astype(np.float32)
 
 
-def nearest_rows(size: int, new_size: int) -> np.ndarray:
+def nearest_rows(size: int, new_size: int) -> Int[np.ndarray, " o"]:
   """Rows that PyTorch's `interpolate(mode="nearest")` takes."""
   return np.arange(new_size) * size // new_size
 
