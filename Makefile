@@ -33,6 +33,10 @@ docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(RUN)/python -m mkdocs build --strict --quiet
 	@echo "== open build/site/index.html"
 
+colabs: $(VENV)/.installed-dev
+	@echo "== running the notebooks in small sizes"
+	$(RUN)/python -m colabs.run --smoke
+
 format: $(VENV)/.installed-dev
 	$(RUN)/ruff check --fix $(SOURCES)
 	$(RUN)/ruff format $(SOURCES)
