@@ -1,7 +1,7 @@
 r"""Trains a table of models under one budget and compares them.
 
     python -m vidjax.tools.ablate --config=configs/ablation_motion.py \
-        --workdir=runs/ablation [--rows=xvit,pst]
+        --workdir=runs/ablation [--rows=xvit,pst] [--notrain]
 
 The configuration is a training's, and so the budget, with a section `ablation`:
 `rows` are the models by name, `tables` name the rows that are shown together.
@@ -9,8 +9,9 @@ Each row is trained with each of `ablation.seeds` on the same clips, one after
 the other; then the train steps of all of them are timed in turns.
 `ablation.json`, `ablation.md` and `ablation.png` in the work directory say what
 is known so far: accuracy with its interval, parameters, multiply-adds, memory,
-time of a step. The same command goes on where it was stopped. A row that fails
-is named, and the others go on.
+time of a step. The same command goes on where it was stopped; with `--notrain`
+it measures and shows what has been trained. A row that fails is named, and the
+others go on.
 """
 
 import copy
@@ -50,16 +51,26 @@ class Finished:
     top1: share of the evaluation videos.
     videos: their number.
     steps: of the training.
+    params: number of parameters.
+    multiply_adds: of the forward pass of one clip.
   """
 
   top1: float
   videos: int
   steps: int
+  params: int
+  multiply_adds: int
 
   @classmethod
   def of(cls, summary: Mapping[str, Any]) -> "Finished":
     """Takes what it needs of a run's summary."""
-    return cls(summary["eval/top1"], summary["eval/videos"], summary["steps"])
+    return cls(
+      top1=summary["eval/top1"],
+      videos=summary["eval/videos"],
+      steps=summary["steps"],
+      params=summary["params"],
+      multiply_adds=round(1e9 * summary["gmacs_per_view"]),
+    )
 
 
 def row_config(
@@ -128,16 +139,15 @@ def _check_distinct(rows: Config) -> None:
 # --- cost
 
 
-def prepare_row(config: Config) -> tuple[Subject, dict[str, Any]]:
+def prepare_row(config: Config) -> tuple[Subject, int]:
   """Compiles a row's train step.
 
   Args:
     config: as of `row_config`.
 
   Returns:
-    What `bench.time_in_turns` runs; and params, multiply_adds of a clip's
-    forward pass, memory_bytes: arguments (state and batch) and temporaries
-    (mostly activations) of the compiled train step.
+    What `bench.time_in_turns` runs; and the bytes of the compiled train step's
+    arguments (state and batch) and temporaries (mostly activations).
 
   Raises:
     ValueError: if a part of the configuration does not fit another.
@@ -157,11 +167,8 @@ def prepare_row(config: Config) -> tuple[Subject, dict[str, Any]]:
     jax.block_until_ready((state, metrics))
 
   subject = Subject(config, run.multiply_adds, {"train": train}, lambda: 0.0)
-  return subject, {
-    "params": run.parameters,
-    "multiply_adds": run.multiply_adds,
-    "memory_bytes": memory.argument_size_in_bytes + memory.temp_size_in_bytes,
-  }
+  size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+  return subject, size
 
 
 def measure(
@@ -175,13 +182,16 @@ def measure(
     say: is given a line of progress.
 
   Returns:
-    By row what `prepare_row` says, with median_ms and fastest_ms of a train
+    By row memory_bytes (see `prepare_row`), median_ms and fastest_ms of a train
     step; and by row that failed the reason.
   """
-  subjects, costs, failed = {}, {}, {}
+  subjects: dict[str, Subject] = {}
+  costs: dict[str, dict[str, Any]] = {}
+  failed: dict[str, str] = {}
   for number, (row, config) in enumerate(configs.items(), 1):
     try:
-      subjects[row], costs[row] = prepare_row(config)
+      subjects[row], size = prepare_row(config)
+      costs[row] = {"memory_bytes": size}
     except Exception as error:  # one row must not end the others
       failed[row] = _reason(error)
     said = f"failed: {failed[row]}" if row in failed else "compiled"
@@ -211,7 +221,10 @@ def finished(config: Config, workdir: pathlib.Path) -> Finished | None:
     made = json.loads((workdir / "config.json").read_text())
   except FileNotFoundError:
     return None
-  if made != json.loads(json.dumps(config.to_dict())):
+  wanted = json.loads(json.dumps(config.to_dict()))
+  for fields in (made, wanted):
+    fields["data"].pop("root")  # the work directory may have moved
+  if made != wanted:
     raise ValueError(
       f"{workdir} holds a run of another configuration; choose another "
       "--workdir, or remove that folder"
@@ -331,7 +344,7 @@ class Ablation:
       "batch_size": config.data.batch_size,
       "frames": config.data.frames,
       "image_size": config.data.image_size,
-      "seeds": list(config.ablation.seeds),
+      "seeds": sorted({seed for _, seed in self.results}),
       "videos": max((r.videos for r in self.results.values()), default=0),
       "rows": {row: self._row(row) for row in self.rows},
       "tables": [
@@ -342,17 +355,23 @@ class Ablation:
     write_report(result, self.workdir, picture=picture)
 
   def _row(self, row: str) -> dict[str, Any]:
-    top1 = {
-      str(seed): self.results[row, seed].top1
+    runs = {
+      seed: self.results[row, seed]
       for seed in self.config.ablation.seeds
       if (row, seed) in self.results
+    }
+    size = {
+      key: getattr(run, key)
+      for run in runs.values()
+      for key in ("params", "multiply_adds")
     }
     failed = {"failed": self.failed[row]} if row in self.failed else {}
     model = self.config.ablation.rows[row].name
     return {
       "model": model,
       "backbone": model_spec(model).backbone.__name__,
-      "top1": top1,
+      "top1": {str(seed): run.top1 for seed, run in runs.items()},
+      **size,
       **self.costs.get(row, {}),
       **failed,
     }
@@ -376,6 +395,7 @@ def _read_flags(arguments: Sequence[str]) -> flags.FlagValues:
     "workdir", None, "Folder of all that is written.", flag_values=values
   )
   flags.DEFINE_list("rows", [], "The only ones to train.", flag_values=values)
+  flags.DEFINE_bool("train", True, "Whether to train.", flag_values=values)
   flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
   parse_flags(values, command)
   if "ablation" not in values.config:
@@ -384,6 +404,16 @@ def _read_flags(arguments: Sequence[str]) -> flags.FlagValues:
       "configs/ablation_motion.py"
     )
   return values
+
+
+def _command(arguments: Sequence[str]) -> str:
+  """The command that makes all results, and not the part of one call."""
+  kept = [
+    argument
+    for argument in arguments
+    if not argument.startswith(("--rows", "--notrain"))
+  ]
+  return f"python -m vidjax.tools.ablate {shlex.join(kept)}"
 
 
 def _share_programs(folder: pathlib.Path) -> None:
@@ -402,7 +432,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       config=values.config,
       workdir=pathlib.Path(values.workdir),
       rows=shown_rows(values.config),
-      command=f"python -m vidjax.tools.ablate {shlex.join(arguments)}",
+      command=_command(arguments),
     )
     wanted = values.rows or ablation.rows
     _check_known(values.config, wanted)
@@ -411,7 +441,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     first = ablation.of(ablation.rows[0], 0)
     open_splits(first, ablation.workdir)  # makes the motion clips
     ablation.look()
-    if ablation.train(wanted):
+    if not values.train or ablation.train(wanted):
       ablation.measure()
     ablation.write()
   except (flags.Error, ValueError, OSError) as error:

@@ -18,6 +18,13 @@ _COLUMNS = (
   "row", "top-1, %", "95 % interval", "runs", "parameters, M",
   "multiply-adds, M", "train step, ms", "memory, MiB",
 )  # fmt: skip
+# Keys of a row, units and digits of the last four columns.
+_COSTS = (
+  ("params", 1e6, 3),
+  ("multiply_adds", 1e6, 1),
+  ("fastest_ms", 1, 0),
+  ("memory_bytes", 2**20, 0),
+)
 _INK, _MUTED, _GRID, _DOT = "#222222", "#666666", "#dddddd", "#2a6fdb"
 _CHANCE = 50  # what a model without the order of frames reaches at best, in %
 
@@ -136,14 +143,10 @@ def _cells(label: str, row: Mapping[str, Any]) -> list[str]:
     top1 = f"{100 * row['mean']:.1f}"
     interval = f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
     interval += "" if row["interval"] == "t" else f" ({row['interval']})"
-  cost = [""] * 4
-  if "params" in row:
-    cost = [
-      f"{row['params'] / 1e6:.3f}",
-      f"{row['multiply_adds'] / 1e6:.1f}",
-      f"{row['fastest_ms']:.0f}",
-      f"{row['memory_bytes'] / 2**20:.0f}",
-    ]
+  cost = [
+    f"{row[key] / unit:.{digits}f}" if key in row else ""
+    for key, unit, digits in _COSTS
+  ]
   return [label, top1, interval, str(len(row["top1"])), *cost]
 
 
