@@ -7,6 +7,7 @@ import pathlib
 import jax
 import pytest
 
+from tests import oracles
 from vidjax.checks import Config
 from vidjax.models.registry import model_spec
 from vidjax.nn.functional import split
@@ -76,7 +77,8 @@ def test_full_size(page):
   [(page, "smoke") for page in PAGES]
   + [("xvit_motion", f"{name},smoke") for name in MOTION_VARIANTS],
 )
-def test_smoke_run(page, variant, tmp_path):
+def test_smoke_run(page, variant, tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, "jit", oracles.jit)
   summary = loop.train(get_config(page, variant), tmp_path)
   assert summary["steps"] == 2
   assert summary["eval/videos"] == 12

@@ -77,7 +77,7 @@ def test_a_file_that_takes_the_process_down(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is not limited")
 def test_a_file_that_needs_too_much_memory(tmp_path):
-  big = write_video(tmp_path / "big.mp4", 1, height=2160, width=3840)
+  big = write_video(tmp_path / "big.mp4", 1, height=3240, width=5760)
   small = write_video(tmp_path / "small.mp4")
   jobs = [Job(str(big)), Job(str(small))]
   assert statuses(jobs, memory=48) == {"big.mp4": "memory", "small.mp4": "ok"}

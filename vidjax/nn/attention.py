@@ -86,7 +86,11 @@ def _exponentials(
     logits += bias
   if mask is not None:
     # The mask is repeated, so that the gradient of the logits is not copied.
-    logits += jnp.tile(mask[:, :, None], (len(logits) // len(mask), 1, 1, 1, 1))
+    clips = logits.shape[0] // len(mask)
+    repeated = jnp.broadcast_to(
+      mask[:, :, None], (clips, *mask[:, :, None].shape)
+    )
+    logits += rearrange(repeated, "b w t g n m -> (b w) t g n m")
   largest = lax.stop_gradient(logits.max(axis=-1, keepdims=True))
   weights = jnp.exp(logits - largest)
   return weights, weights.sum(axis=-1, keepdims=True)
