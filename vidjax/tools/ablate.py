@@ -28,13 +28,12 @@ from typing import Any
 import jax
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
 
 from vidjax.checks import Config
 from vidjax.data.source import open_splits
 from vidjax.models.registry import model_spec
 from vidjax.tools.ablation_report import write_report
-from vidjax.tools.aot import build_run, parse_flags
+from vidjax.tools.aot import build_run, define_config, parse_flags
 from vidjax.tools.bench import Subject, random_batch, summarise, time_in_turns
 from vidjax.train import loop
 from vidjax.train.results import write_json
@@ -384,13 +383,7 @@ def _say(line: str) -> None:
 def _read_flags(arguments: Sequence[str]) -> flags.FlagValues:
   values = flags.FlagValues()
   command = ["ablate", *arguments]
-  config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Configuration file[:variant].",
-    flag_values=values,
-    sys_argv=command,
-  )
+  define_config("config", values, command)
   flags.DEFINE_string(
     "workdir", None, "Folder of all that is written.", flag_values=values
   )

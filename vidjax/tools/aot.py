@@ -358,13 +358,7 @@ def search_batch(config: Config, result: dict[str, Any]) -> dict[str, Any]:
 def _read_flags(arguments: list[str]) -> flags.FlagValues:
   values = flags.FlagValues()
   command = ["aot", *arguments]
-  config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Configuration file[:variant].",
-    flag_values=values,
-    sys_argv=command,
-  )
+  define_config("config", values, command)
   flags.mark_flag_as_required("config", flag_values=values)
   flags.DEFINE_string("topology", "v5e:4x4", "TPU slice.", flag_values=values)
   flags.DEFINE_bool("json", False, "Print JSON.", flag_values=values)
@@ -375,6 +369,25 @@ def _read_flags(arguments: list[str]) -> flags.FlagValues:
   )
   parse_flags(values, command)
   return values
+
+
+def define_config(
+  name: str, values: flags.FlagValues, command: list[str]
+) -> None:
+  """Defines the flag of a configuration, and of all its keys.
+
+  Args:
+    name: of the flag.
+    values: where it is defined.
+    command: the command line that says which file it is.
+  """
+  config_flags.DEFINE_config_file(
+    name,
+    None,
+    "Configuration file[:variant].",
+    flag_values=values,
+    sys_argv=command,
+  )
 
 
 def parse_flags(values: flags.FlagValues, command: Sequence[str]) -> None:

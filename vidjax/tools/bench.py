@@ -25,13 +25,12 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from vidjax.checks import Config
 from vidjax.data.pipeline import train_batches
 from vidjax.data.source import open_splits
 from vidjax.nn.functional import merge
-from vidjax.tools.aot import build_run, parse_flags
+from vidjax.tools.aot import build_run, define_config, parse_flags
 from vidjax.train.distributed import batch_part
 from vidjax.train.inputs import normalise
 from vidjax.train.prefetch import Batch, DevicePrefetch
@@ -314,13 +313,7 @@ def _read_flags(arguments: Sequence[str]) -> flags.FlagValues:
   values = flags.FlagValues()
   command = ["bench", *arguments]
   for name in ("config", "against"):
-    config_flags.DEFINE_config_file(
-      name,
-      None,
-      "Configuration file[:variant].",
-      flag_values=values,
-      sys_argv=command,
-    )
+    define_config(name, values, command)
   flags.mark_flag_as_required("config", flag_values=values)
   flags.DEFINE_integer("steps", 20, "Counted runs.", 1, flag_values=values)
   flags.DEFINE_bool("data", False, "Train on real data.", flag_values=values)
