@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 # Most of the suite's time would be compilation: tests run unoptimised code.
 # Read when JAX starts, so it is set ahead of its import; child processes of
@@ -33,3 +34,13 @@ def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   return folder
+
+
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+  """Compiles without optimisation: for tests that run each program once."""
+  from tests import oracles  # imports vidjax, which the checks of types precede
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, "jit", oracles.jit)
+    yield

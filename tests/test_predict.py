@@ -10,13 +10,11 @@ import subprocess
 import sys
 
 import av
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import vidjax
-from tests import oracles
 from tests.data.small_videos import write_video
 from tests.prediction.models import page, write_folder
 from vidjax.data.motion import CLASSES
@@ -25,11 +23,7 @@ from vidjax.predict import main
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(jax, "jit", oracles.jit)
-    yield
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@ import jax
 import numpy as np
 import pytest
 
-from tests import oracles
 from tests.prediction.models import model_of, page
 from vidjax.data.views import Views
 from vidjax.nn.functional import split
@@ -14,11 +13,7 @@ from vidjax.train.inputs import normalise
 SIDE, FRAMES = 32, 4
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(jax, "jit", oracles.jit)
-    yield
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

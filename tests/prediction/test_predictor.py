@@ -4,12 +4,10 @@ import concurrent.futures
 import pathlib
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
 import vidjax
-from tests import oracles
 from tests.data.small_videos import write_images, write_video
 from tests.prediction.models import page, write_folder, write_run
 from vidjax.data.decode import VideoError
@@ -21,12 +19,7 @@ from vidjax.prediction.predictor import Failure, Predictor
 from vidjax.train.restore import load_run
 from vidjax.train.sharding import make_mesh
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(jax, "jit", oracles.jit)
-    yield
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

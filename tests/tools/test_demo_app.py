@@ -16,13 +16,11 @@ import threading
 import time
 import urllib.parse
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import oracles
 from tests.data.small_videos import write_video
 from tests.prediction.models import page, prediction, write_folder
 from vidjax.data.decode import Video
@@ -38,11 +36,7 @@ SECONDS = 60.0  # no wait is longer
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(jax, "jit", oracles.jit)
-    yield
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
