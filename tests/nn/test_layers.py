@@ -1,5 +1,6 @@
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import pytest
 from flax import nnx
 
 from tests import oracles
+from vidjax.nn.functional import merge, split
 from vidjax.nn.init import torch_init, vit_init, zero_init
 from vidjax.nn.layers import (
   Mlp,
@@ -37,6 +39,39 @@ def test_linear():
   assert (
     oracles.initial(linear, 6, 4, init=vit_init(0.02), bias=False).bias is None
   )
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 3, 4, 5)])
+def test_gradient_of_linear(shape):
+  layer = oracles.build(linear, 5, 3, init=vit_init(0.5))
+  x, dy = oracles.normal(*shape), oracles.normal(*shape[:-1], 3, seed=1)
+  definition, params, stats = split(layer)
+
+  @oracles.jit
+  def gradient(params, x, dy):
+    def apply(params, x):
+      return merge(definition, params, stats)(x)
+
+    return jax.vjp(apply, params, x)[1](dy)
+
+  dparams, dx = gradient(params, x, dy)
+  want = np.zeros((5, 3))
+  for place in np.ndindex(shape[:-1]):
+    want += np.outer(x[place], dy[place])
+  np.testing.assert_allclose(dparams["kernel"], want, atol=1e-5)
+  np.testing.assert_allclose(dx, dy @ oracles.array(layer.kernel).T, atol=1e-5)
+
+
+def test_gradient_of_linear_copies_nothing():
+  layer = oracles.initial(linear, 24, 16, init=vit_init(0.02))
+  definition, params, stats = split(layer)
+
+  def loss(params, x):
+    return (merge(definition, params, stats)(x) ** 2).sum()
+
+  program = jax.jit(jax.grad(loss, argnums=(0, 1)))
+  compiled = program.lower(params, oracles.normal(2, 3, 49, 24)).compile()
+  assert not re.findall(r"= \S+ (?:transpose|copy)\(", compiled.as_text())
 
 
 def test_initial_values():

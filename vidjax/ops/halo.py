@@ -144,6 +144,11 @@ def axis_size() -> int:
   return _axis_size(AxisType.Manual)
 
 
+def is_split() -> bool:
+  """Says whether the mesh in force splits frames, `over_frames` or not."""
+  return max(map(_axis_size, (AxisType.Auto, AxisType.Manual))) > 1
+
+
 def split_frames(x: Clip) -> Clip:
   """Returns x with its frames split over the devices, if they divide."""
   return _constrained(x, AXIS)
