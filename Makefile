@@ -4,13 +4,13 @@ VENV := .venv
 RUN := $(VENV)/bin
 PIP := $(RUN)/python -m pip install --disable-pip-version-check --quiet
 DEMO := runs/demo
-REFERENCE := mpmath|networkx|sympy|timm|torch|torchvision
+REFERENCE := libtpu|mpmath|networkx|sympy|timm|torch|torchvision
 SOURCES := vidjax configs tests benchmarks docs colabs
 # Large pages: XLA takes and returns hundreds of megabytes at every step, and on
 # Linux a quarter of a large model's time on a CPU went into page faults.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint format docs colabs reference constraints clean
+.PHONY: demo test lint format docs colabs reference aot constraints clean
 
 demo: $(VENV)/.installed
 	@echo "== training the demo (configs/xvit_motion.py) in $(DEMO)"
@@ -58,6 +58,16 @@ reference: $(VENV)/.installed-dev
 	@echo "== adding PyTorch and timm to $(VENV), which some tests compare with"
 	$(PIP) -c constraints.txt torch
 	$(PIP) -c constraints.txt --no-deps timm torchvision
+
+aot: $(VENV)/.installed-dev $(VENV)/libtpu
+	@echo "== compiling small models for TPUs, without one"
+	PYTHONPATH=$(VENV)/libtpu JAX_PLATFORMS=cpu \
+	  $(RUN)/python -m pytest -n 2 -q tests/tools/test_aot.py -k slice
+
+# Beside the environment: inside, it makes jax look for a TPU at every start.
+$(VENV)/libtpu: constraints.txt | $(VENV)/.installed
+	$(PIP) -c constraints.txt --no-deps --upgrade --target $@ libtpu
+	@touch $@
 
 # Newest versions that fit pyproject.toml, resolved in an environment of its
 # own; run the tests before committing the result.
