@@ -11,6 +11,7 @@ server. Needs the extra `app`: `pip install 'vidjax[app]'`.
 """
 
 import argparse
+import contextlib
 import functools
 import ipaddress
 import os
@@ -223,13 +224,13 @@ def main(arguments: list[str] | None = None) -> int:
   # Else the temporary folder would stay.
   former = signal.signal(signal.SIGTERM, _interrupt)
   try:
-    _run(options)
-  except KeyboardInterrupt:
+    # A shell's background jobs ignore Ctrl-C, and then it is not raised here.
+    with contextlib.suppress(KeyboardInterrupt):
+      _run(options)
     if THREAD in {thread.name for thread in threading.enumerate()}:
       # What JAX computes there cannot be stopped, and the interpreter would
       # abort at its end.
       os._exit(0)
-    return 0
   except (ValueError, ImportError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
