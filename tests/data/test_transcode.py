@@ -51,6 +51,13 @@ def test_result(tmp_path):
     assert types == {"I", "P"}
 
 
+def test_result_is_always_the_same(tmp_path):
+  """What x264 makes of small frames varied, in one of fifty runs."""
+  path = make(tmp_path / "v.mp4", n=12, size=(48, 32))
+  results = {transcode(path, Encoding()).content for _ in range(150)}
+  assert len(results) == 1
+
+
 def test_times_are_kept(tmp_path):
   steps = np.random.default_rng(0).integers(10, 120, 30)
   times = np.cumsum(steps)

@@ -25,7 +25,7 @@ from vidjax.data.manifest import GOOD, Clip, Manifest, load_manifest
 from vidjax.data.records import Record, pack_record
 from vidjax.data.transcode import Encoding, TranscodeError, transcode
 
-_VERSION = 1  # of what is written
+_VERSION = 2  # of what is written
 # A record is read alone, and video does not compress any further.
 _OPTIONS = "group_size:1,uncompressed"
 

@@ -27,7 +27,8 @@ _IMAGE_FPS = (
 _TICKS = 60_000  # a second; MPEG-4 allows at most 65,535
 _SKETCH = 8  # sides of the little pictures that are compared
 _TOLERANCE = 16.0  # mean difference of those, in grey levels
-_X264 = {"tune": "fastdecode", "bf": "0"}
+# Without mbtree, whose results vary from run to run in small frames.
+_X264 = {"tune": "fastdecode", "bf": "0", "mbtree": "0"}
 # For builds of FFmpeg without libx264; of a constant quality.
 _MPEG4 = {"qmin": "4", "qmax": "4", "bf": "0"}
 
