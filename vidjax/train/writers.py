@@ -17,12 +17,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 from absl import logging
-from tensorboardX import summary as tb_summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import (  # made by protobuf at import
-  Event,  # pyright: ignore[reportAttributeAccessIssue]
-  SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
-)
 
 Numbers = Mapping[str, int | float | None]  # None: not finite
 _WINDOW = 20  # updates whose speed the ETA supposes to go on
@@ -44,7 +38,12 @@ class WriterError(OSError):
 
 
 @contextlib.contextmanager
-def _explained(path: pathlib.Path) -> Iterator[None]:
+def explained(path: pathlib.Path) -> Iterator[None]:
+  """Says of an error of the file system what to do.
+
+  Raises:
+    WriterError: for every OSError within.
+  """
   try:
     yield
   except OSError as error:
@@ -68,19 +67,19 @@ class _JsonLines:
 
   def __init__(self, workdir: pathlib.Path):
     self._path = workdir / "metrics.jsonl"
-    with _explained(self._path):
+    with explained(self._path):
       workdir.mkdir(parents=True, exist_ok=True)
       self._file = self._path.open("a", encoding="utf-8")
 
   def write(self, step: int, values: Numbers) -> None:
     line = json.dumps({"step": step, **values}, allow_nan=False)
-    with _explained(self._path):
+    with explained(self._path):
       self._file.write(line + "\n")
       self._file.flush()
 
   def truncate_after(self, step: int) -> None:
     part = self._path.with_name(self._path.name + ".part")
-    with _explained(self._path):
+    with explained(self._path):
       lines = self._path.read_text(encoding="utf-8").splitlines()
       kept = [line for line in lines if _step_of(line) <= step]
       self._file.close()
@@ -96,7 +95,7 @@ class _JsonLines:
       )
 
   def close(self) -> None:
-    with _explained(self._path):
+    with explained(self._path):
       self._file.close()
 
 
@@ -106,43 +105,6 @@ def _step_of(line: str) -> int | float:
     return json.loads(line)["step"]
   except (ValueError, KeyError, TypeError):
     return math.inf
-
-
-class _TensorBoard:
-  """Event files, written in the calling thread.
-
-  tensorboardX's `SummaryWriter` has a thread that dies of a full disk, and
-  whose queue then blocks the training for ever.
-  """
-
-  def __init__(self, workdir: pathlib.Path):
-    self._folder = workdir / "tensorboard"
-    with _explained(self._folder):
-      self._folder.mkdir(exist_ok=True)
-      self._events = EventsWriter(
-        # Two writers of one second must not share a file.
-        str(self._folder / "events"),
-        filename_suffix=f".{time.time_ns()}",
-      )
-
-  def write(self, step: int, values: Numbers) -> None:
-    with _explained(self._folder):
-      for name, value in values.items():
-        if value is not None:
-          self._add(step, summary=tb_summary.scalar(name, value))
-      self._events.flush()
-
-  def truncate_after(self, step: int) -> None:
-    # TensorBoard hides earlier events from the step of a new session on.
-    with _explained(self._folder):
-      self._add(step + 1, session_log=SessionLog(status=SessionLog.START))
-
-  def close(self) -> None:
-    with _explained(self._folder):
-      self._events.close()
-
-  def _add(self, step: int, **content: Any) -> None:
-    self._events.write_event(Event(step=step, wall_time=time.time(), **content))
 
 
 class _Wandb:
@@ -160,7 +122,7 @@ class _Wandb:
         "empty"
       ) from error
     id_file = workdir / "wandb_id"
-    with _explained(id_file):
+    with explained(id_file):
       if not id_file.exists():
         id_file.write_text(secrets.token_hex(4))
       run_id = id_file.read_text()
@@ -213,7 +175,10 @@ class MetricWriter:
     try:
       self._outputs.append(_JsonLines(workdir))
       if tensorboard:
-        self._outputs.append(_TensorBoard(workdir))
+        # Its package imports PyTorch where that is installed: two seconds.
+        from vidjax.train.tensorboard import TensorBoard
+
+        self._outputs.append(TensorBoard(workdir))
       if wandb_project:
         self._outputs.append(_Wandb(workdir, wandb_project, config))
     except BaseException:
