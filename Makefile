@@ -62,7 +62,7 @@ reference: $(VENV)/.installed-dev
 aot: $(VENV)/.installed-dev $(VENV)/libtpu
 	@echo "== compiling small models for TPUs, without one"
 	PYTHONPATH=$(VENV)/libtpu JAX_PLATFORMS=cpu \
-	  $(RUN)/python -m pytest -n 2 -q tests/tools/test_aot.py -k slice
+	  $(RUN)/python -m pytest -n 2 -q tests/tools/test_aot.py -k "slice or logits"
 
 # Beside the environment: inside, it makes jax look for a TPU at every start.
 $(VENV)/libtpu: constraints.txt | $(VENV)/.installed

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from tests import oracles
+from vidjax.nn import attention
 from vidjax.nn.attention import Attention, Block, attend
 from vidjax.nn.functional import split
 from vidjax.nn.init import torch_init, vit_init
@@ -35,6 +36,28 @@ def test_equals_the_loop(heads, scale):
     rtol=1e-4,
     atol=2e-5,
   )
+
+
+def test_both_orders_of_the_division_agree():
+  """That of CPUs and that of other platforms, with their gradients."""
+  weights = np.exp(oracles.normal(2, 3, 4, 5, 7, seed=4))
+  v, ct = oracles.normal(2, 3, 4, 7, 6, seed=5), oracles.normal(2, 3, 4, 5, 6)
+
+  def differentiate(form, weights, v):
+    def weigh(weights, v):
+      return form(weights, weights.sum(axis=-1, keepdims=True), v)
+
+    y, pull = jax.vjp(weigh, jnp.asarray(weights), jnp.asarray(v))
+    return y, *pull(jnp.asarray(ct))
+
+  results = [
+    differentiate(form, weights, v)
+    for form in (attention.divided_sum, attention.sum_of_divided)
+  ]
+  want = weights / weights.sum(axis=-1, keepdims=True) @ v
+  np.testing.assert_allclose(results[0][0], want, atol=2e-6)
+  for one, other in zip(*results, strict=True):
+    np.testing.assert_allclose(one, other, atol=2e-6)
 
 
 def test_huge_logits_pick_one_key():

@@ -1,14 +1,18 @@
+import functools
 import importlib.util
 import json
+import re
 import types
 
 import jax
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from configs import laps_k400_8x8, sifa_r50_k400_16, xvit_k400
 from configs.xvit_motion import get_config
 from tests import oracles
 from vidjax.models.cost import multiply_adds
+from vidjax.nn.attention import attend
 from vidjax.tools import aot
 from vidjax.train.run import abstract_model
 
@@ -336,3 +340,21 @@ def test_a_slice(family, capsys, tmp_path):
 def test_an_unknown_slice(capsys):
   assert aot.main([SMOKE[0], "--topology=v99:2x2"]) == 1
   assert "does not know the topology 'v99:2x2'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_logits_are_not_copied():
+  """They were, with 8 frames of as many tokens as are no multiple of 8."""
+  tokens = jax.ShapeDtypeStruct(
+    (4, 8, 65, 128),
+    "bfloat16",
+    sharding=SingleDeviceSharding(aot.slice_devices("v5e:2x2")[0]),
+  )
+
+  def gradient(q, k, v, g):
+    return jax.vjp(functools.partial(attend, heads=2), q, k, v)[1](g)
+
+  program = jax.jit(gradient).lower(*[tokens] * 4).compile().as_text()
+  assert re.search(r"\[[\d,]+,65,65\]", program)
+  assert not re.search(r"\[[\d,]+,65,65\]\S* copy(-start)?\(", program)

@@ -30,8 +30,7 @@ def attend(
 ) -> Float[jax.Array, "b t n c"]:
   """Softmax attention over the m tokens of each frame, head by head.
 
-  Logits and their exponentials are float32. The division by the sum of the
-  exponentials comes after the product with v, where there is less to divide.
+  Logits and their exponentials are float32.
 
   Args:
     q: queries, channels head-major.
@@ -49,9 +48,33 @@ def attend(
   )
   weights, total = _exponentials(q, k, bias, mask)
   weights = dropout(weights, dropout_rate, train=train, rngs=rngs)
-  y = jnp.einsum("btgnm,btgmd->btgnd", weights.astype(v.dtype), v)
-  y = (y / total).astype(v.dtype)
+  y = lax.platform_dependent(
+    weights, total, v, cpu=divided_sum, default=sum_of_divided
+  )
   return rearrange(y, "b t g n d -> b t n (g d)")
+
+
+def divided_sum(
+  weights: Float[jax.Array, "b t g n m"],
+  total: Float[jax.Array, "b t g n 1"],
+  v: Float[jax.Array, "b t g m d"],
+) -> Float[jax.Array, "b t g n d"]:
+  """Returns the weighted sum of values over the total: little to divide."""
+  y = jnp.einsum("btgnm,btgmd->btgnd", weights.astype(v.dtype), v)
+  return (y / total).astype(v.dtype)
+
+
+def sum_of_divided(
+  weights: Float[jax.Array, "b t g n m"],
+  total: Float[jax.Array, "b t g n 1"],
+  v: Float[jax.Array, "b t g m d"],
+) -> Float[jax.Array, "b t g n d"]:
+  """Returns the sum of values by weights over their total.
+
+  With the other form the TPU compiler gives logits and sums layouts that do not
+  agree, and copies all logits five times in the gradient (docs/tpu.md).
+  """
+  return jnp.einsum("btgnm,btgmd->btgnd", (weights / total).astype(v.dtype), v)
 
 
 def attention_weights(
