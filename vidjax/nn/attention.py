@@ -72,7 +72,7 @@ def sum_of_divided(
   """Returns the sum of values by weights over their total.
 
   With the other form the TPU compiler gives logits and sums layouts that do not
-  agree, and copies all logits five times in the gradient (docs/tpu.md).
+  agree, and copies all logits in the gradient again and again (docs/tpu.md).
   """
   return jnp.einsum("btgnm,btgmd->btgnd", (weights / total).astype(v.dtype), v)
 
