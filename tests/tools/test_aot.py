@@ -177,6 +177,23 @@ def test_a_program_that_is_too_large(cpus, monkeypatch, capsys, tmp_path):
   )
 
 
+@pytest.mark.parametrize(
+  ("sentence", "size"),
+  [
+    (FULL, 24.5 * 2**30),
+    (
+      "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required "
+      "for HLO temporaries (165.87P) exceeds available HBM (15.75G).",
+      165.87 * 2**50,
+    ),
+  ],
+)
+def test_the_compiler_says_how_much_too_large(sentence, size):
+  with pytest.raises(aot.TooLargeError) as error:
+    aot.compile_program(Lowered(sentence))
+  assert error.value.bytes == int(size)
+
+
 def test_other_errors_of_the_compiler_are_shown():
   with pytest.raises(jax.errors.JaxRuntimeError, match=r"INTERNAL"):
     aot.compile_program(Lowered("INTERNAL: a mistake"))
@@ -217,7 +234,12 @@ def saving(batch):
   return size if size < 1400 else 1400 + (size - 1400) // 2
 
 
-@pytest.mark.parametrize("needed", [linear, curved, saving])
+def dipping(batch):
+  """The compiler saves more where a batch just does not fit otherwise."""
+  return linear(batch) - (150 if 1600 < linear(batch) < 2100 else 0)
+
+
+@pytest.mark.parametrize("needed", [linear, curved, saving, dipping])
 @pytest.mark.parametrize("unit", [8, 16])
 def test_largest_batch(needed, unit):
   capacity = 2000
@@ -240,6 +262,14 @@ def test_a_batch_that_is_known_saves_a_program(batch, then):
   best, tried = aot.largest_batch(linear, 10, 2000, {batch: linear(batch)})
   assert best == 270
   assert list(tried) == (then or [10, 20, 270])  # 65 is no multiple of 10
+
+
+def test_a_slope_that_is_hidden():
+  """SIFA-R50's, on v5e:4x4: 50 clips a device take less than 46."""
+  known = {1: 148, 6: 352, 36: 1266, 46: 1503, 50: 1495}
+  best, tried = aot.largest_batch(lambda batch: 28 * batch, 1, 1600, known)
+  assert set(tried) - set(known) == {53, 57}
+  assert best == 57
 
 
 def test_nothing_fits():

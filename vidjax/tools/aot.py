@@ -37,8 +37,8 @@ GB = 10**9
 # 15.75 GiB = 16.9 GB to programs, so these figures are on the safe side.
 HBM_GB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
 _STEPS_PER_EPOCH = 1000  # of a data set that is not there
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_FULL = re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50}  # log2
+_FULL = re.compile(r"(?:Used |temporaries \()([\d.]+)([KMGTP]?)(?: of|\))")
 _MAX_VERIFICATIONS = 4
 
 
@@ -179,7 +179,7 @@ def compile_program(lowered: Any) -> Any:
     needed = _FULL.search(str(error))
     if needed is None:
       raise
-    size = float(needed[1]) * _UNITS[needed[2]]
+    size = float(needed[1]) * 2 ** _UNITS[needed[2]]
     raise TooLargeError(int(size)) from error
 
 
@@ -228,7 +228,8 @@ def largest_batch(
   """Searches the largest batch that fits; its memory has been measured.
 
   Memory is close to linear in the batch: the line through two batches says
-  which one to try next, the line through the nearest two what then.
+  which one to try next, the line through the nearest two what then. Where the
+  compiler's choices hide the slope between those, it is that of all.
 
   Args:
     needed: bytes that a step of a batch needs; it compiles, which is slow.
@@ -250,10 +251,13 @@ def largest_batch(
   for _ in range(_MAX_VERIFICATIONS):
     fits = [number for number, size in tried.items() if size <= capacity]
     low, high = _nearest(tried, capacity)
-    slope = max((tried[high] - tried[low]) / (high - low), 1)
-    guess = math.floor(low + (capacity - tried[low]) / slope)
-    above = min(set(tried) - set(fits), default=guess + 1)
-    guess = min(max(guess, max(fits, default=0)), above - 1)
+    slope = _slope(tried, low, high)
+    overall = max(_slope(tried, min(tried), max(tried)), 1)
+    slope = slope if slope > overall / 2 else overall
+    start = max(fits, default=low)
+    guess = math.floor(start + (capacity - tried[start]) / slope)
+    too_large = [n for n in tried if n > start and n not in fits]
+    guess = min([guess, *(number - 1 for number in too_large)])
     if guess in tried or guess < 1:
       break
     tried[guess] = needed(guess * unit)
@@ -266,6 +270,10 @@ def _nearest(tried: dict[int, int], capacity: int) -> tuple[int, int]:
   order = sorted(tried, key=lambda number: abs(tried[number] - capacity))
   low, high = sorted(order[:2])
   return low, high
+
+
+def _slope(tried: dict[int, int], low: int, high: int) -> float:
+  return (tried[high] - tried[low]) / (high - low)
 
 
 def _memory(program: Any) -> dict[str, int]:
