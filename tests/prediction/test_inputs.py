@@ -13,7 +13,14 @@ def names(paths):
 @pytest.fixture
 def root(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  for name in ("v/b.mp4", "v/A.MKV", "v/x/b.mp4", "v/x/note.txt", "w/b.mp4"):
+  for name in (
+    "v/b.mp4",
+    "v/A.MKV",
+    "v/x/b.mp4",
+    "v/x/note.txt",
+    "w/b.mp4",
+    "v/.h/c.mp4",
+  ):
     path = pathlib.Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
@@ -62,3 +69,5 @@ def test_nothing_to_see(root):
     find_inputs([root / "empty"])
   with pytest.raises(NoVideosError, match="no video was named"):
     find_inputs([])
+  with pytest.raises(NoVideosError, match=r"empty \(''\): is a variable"):
+    find_inputs(["v", ""])

@@ -21,8 +21,8 @@ REASONS = {
   "manifest",
   "truncated": "is cut short: copy or download it again",
   "no_video": "has no video stream: replace it or remove it from the manifest",
-  "no_frames": "has a video stream without frames: replace it or remove it "
-  "from the manifest",
+  "no_frames": "has no frames (a folder: no images with numbers, such as "
+  "00001.jpg): replace it or remove it from the manifest",
   "unsupported": "has a codec that this build of FFmpeg cannot decode: "
   "transcode it to H.264",
   "corrupt": "is damaged and cannot be decoded: copy or download it again, or "

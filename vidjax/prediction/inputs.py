@@ -30,14 +30,19 @@ def find_inputs(paths: Sequence[str | os.PathLike[str]]) -> list[Input]:
   """Returns the videos that paths name, in order, each once.
 
   A folder with images named by numbers is a video; any other stands for all
-  videos below it, by their usual suffixes. Everything else is taken as the path
-  of a video, whether it can be read or not.
+  videos below it, by their usual suffixes, but for those in hidden folders.
+  Everything else is taken as the path of a video, whether it can be read or
+  not.
 
   Raises:
-    NoVideosError: if no path is given, or a folder has no video.
+    NoVideosError: if no path is given, one is empty, or a folder has no video.
   """
   found: dict[pathlib.Path, str] = {}
   for text in paths:
+    if not os.fspath(text):  # to pathlib it is the current folder
+      raise NoVideosError(
+        "the path of a video is empty (''): is a variable of the shell not set?"
+      )
     path = pathlib.Path(text)
     below = _below(path) if path.is_dir() else {path: path.stem}
     if not below:
@@ -58,6 +63,7 @@ def _below(folder: pathlib.Path) -> dict[pathlib.Path, str]:
     return {folder: folder.resolve().name}
   found = []
   for at, folders, files in os.walk(folder):
+    folders[:] = [name for name in folders if not name.startswith(".")]
     inner = pathlib.Path(at)
     found += [
       inner / name
