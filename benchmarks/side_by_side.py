@@ -41,8 +41,9 @@ def compile_program(
   """Compiles a program of a model.
 
   Args:
-    model: with real weights.
-    what: "forward", or "train step" (forward, backward, SGD).
+    model: with real weights; a train step takes them away.
+    what: "forward", or "train step" (forward, backward, SGD), which changes the
+      parameters in place, as in training.
     video: the input.
 
   Returns:
@@ -60,9 +61,18 @@ def compile_program(
     gradients = jax.grad(loss)(params)
     return jax.tree.map(lambda p, g: p - 1e-3 * g, params, gradients)
 
-  program = {"forward": forward, "train step": train_step}[what]
-  compiled = jax.jit(program).lower(params, video).compile()
-  return compiled, lambda: compiled(params, video)
+  if what == "forward":
+    compiled = jax.jit(forward).lower(params, video).compile()
+    return compiled, lambda: compiled(params, video)
+  donating = jax.jit(train_step, donate_argnums=0)
+  compiled = donating.lower(params, video).compile()
+
+  def run() -> Any:
+    nonlocal params
+    params = compiled(params, video)
+    return params
+
+  return compiled, run
 
 
 def count_operations(compiled: Any, names: str) -> int:

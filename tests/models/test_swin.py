@@ -222,7 +222,7 @@ def test_initial_values():
   assert model.stages[0].merge.reduction.bias is None
   assert model.stages[1].merge is None
   norms = [model.patch_norm, model.norm, model.stages[0].merge.norm]
-  assert [norm.epsilon for norm in [*norms, block.norm1]] == [EPS] * 4
+  assert [norm.eps for norm in [*norms, block.norm1]] == [EPS] * 4
 
 
 def abstract(**options):

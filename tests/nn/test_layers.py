@@ -12,11 +12,11 @@ from tests import oracles
 from vidjax.nn.functional import merge, split
 from vidjax.nn.init import torch_init, vit_init, zero_init
 from vidjax.nn.layers import (
+  LayerNorm,
   Mlp,
   PatchEmbed,
   dropout,
   gelu,
-  layer_norm,
   linear,
 )
 
@@ -91,7 +91,7 @@ def test_initial_values():
 
 @pytest.mark.parametrize("eps", [1e-6, 1e-5, 0.5])
 def test_layer_norm(eps):
-  norm = oracles.build(layer_norm, 10, eps=eps)
+  norm = oracles.build(LayerNorm, 10, eps=eps)
   x = 0.01 * oracles.normal(3, 10)  # small, so that eps matters
   got = oracles.call(norm, x)
   np.testing.assert_allclose(
@@ -101,14 +101,14 @@ def test_layer_norm(eps):
 
 def test_layer_norm_far_from_zero():
   # The one-pass variance E[x^2] - E[x]^2 has no digit left here.
-  norm = oracles.initial(layer_norm, 64, eps=1e-6)
+  norm = oracles.initial(LayerNorm, 64, eps=1e-6)
   x = oracles.normal(4, 64) + 4096
   got = oracles.call(norm, x)
   np.testing.assert_allclose(got, oracles.layer_norm(norm, x, 1e-6), atol=2e-3)
 
 
 def test_layer_norm_of_bfloat16_has_float32_statistics():
-  norm = oracles.initial(layer_norm, 512, eps=1e-6, dtype=jnp.bfloat16)
+  norm = oracles.initial(LayerNorm, 512, eps=1e-6, dtype=jnp.bfloat16)
   x = (oracles.normal(4, 512) + 20).astype(jnp.bfloat16)
   y = oracles.call(norm, x)
   assert y.dtype == jnp.bfloat16

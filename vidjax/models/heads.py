@@ -11,7 +11,7 @@ from jaxtyping import DTypeLike, Float
 from vidjax.checks import known_arguments, one_of
 from vidjax.nn.attention import Block
 from vidjax.nn.init import torch_init, vit_init
-from vidjax.nn.layers import dropout, gelu, layer_norm, linear
+from vidjax.nn.layers import LayerNorm, dropout, gelu, linear
 from vidjax.nn.temporal import BlockShape, Grid, Temporal
 from vidjax.ops.halo import gather_frames
 
@@ -99,7 +99,7 @@ class TemporalAttentionHead(nnx.Module):
     self.blocks = nnx.List(
       Block(shape, Temporal(), qkv_bias=False, **random) for _ in range(layers)
     )
-    self.norm = layer_norm(dim, eps=shape.norm_eps, **random)
+    self.norm = LayerNorm(dim, eps=shape.norm_eps, **random)
     self.fc1 = linear(dim, hidden, init=torch_init, **random)
     self.fc2 = linear(hidden, num_classes, init=torch_init, **random)
 

@@ -21,7 +21,7 @@ from vidjax.checks import at_least, one_of, rates
 from vidjax.models.backbone import REMAT, Backbone
 from vidjax.models.heads import make_head
 from vidjax.nn.init import LinearInit, vit_init
-from vidjax.nn.layers import PatchEmbed, layer_norm, linear
+from vidjax.nn.layers import LayerNorm, PatchEmbed, linear
 from vidjax.nn.plugs import make_plugs
 from vidjax.nn.temporal import BlockShape, Grid, Temporal
 from vidjax.nn.windows import KEY_FRAMES, RelativeBias, WindowBlock
@@ -42,7 +42,7 @@ class PatchMerging(nnx.Module):
     self, dim: int, init: LinearInit, *, dtype: DTypeLike, rngs: nnx.Rngs
   ):
     random = {"dtype": dtype, "rngs": rngs}
-    self.norm = layer_norm(4 * dim, eps=_NORM_EPS, **random)
+    self.norm = LayerNorm(4 * dim, eps=_NORM_EPS, **random)
     self.reduction = linear(4 * dim, 2 * dim, init=init, bias=False, **random)
 
   def __call__(
@@ -153,7 +153,7 @@ class Swin(Backbone):
       _three("patch_size", patch_size), dim, **random
     )
     self.patch_norm = (
-      layer_norm(dim, eps=_NORM_EPS, **random) if patch_norm else None
+      LayerNorm(dim, eps=_NORM_EPS, **random) if patch_norm else None
     )
     shapes = _shapes(dim, depths, heads, init)
     cut = _three("window", window)
@@ -192,7 +192,7 @@ class Swin(Backbone):
       for i in range(len(depths))
     )
     out = dim * 2**last
-    self.norm = layer_norm(out, eps=_NORM_EPS, **random)
+    self.norm = LayerNorm(out, eps=_NORM_EPS, **random)
     self.head = make_head(
       head, out, num_classes, dropout_rate=dropout_rate, **random
     )

@@ -20,7 +20,7 @@ from vidjax.models.backbone import REMAT, Backbone
 from vidjax.models.heads import make_head
 from vidjax.nn.attention import Block
 from vidjax.nn.init import vit_init
-from vidjax.nn.layers import PatchEmbed, layer_norm
+from vidjax.nn.layers import LayerNorm, PatchEmbed
 from vidjax.nn.plugs import make_plugs
 from vidjax.nn.temporal import BlockShape, Grid, Tokens
 from vidjax.ops.position import resize_grid
@@ -130,7 +130,7 @@ class ViT(Backbone):
         plugs, np.linspace(0, drop_path, depth), strict=True
       )
     )
-    self.norm = layer_norm(dim, eps=shape.norm_eps, **random)
+    self.norm = LayerNorm(dim, eps=shape.norm_eps, **random)
     self.head = make_head(
       head, dim, num_classes, dropout_rate=dropout_rate, **random
     )

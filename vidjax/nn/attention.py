@@ -12,7 +12,7 @@ from jaxtyping import DTypeLike, Float
 
 from vidjax.nn.init import LinearInit
 from vidjax.nn.intermediates import hand_out
-from vidjax.nn.layers import Mlp, dropout, layer_norm, linear
+from vidjax.nn.layers import LayerNorm, Mlp, dropout, linear
 from vidjax.nn.temporal import BlockShape, Grid, Temporal, Tokens
 
 
@@ -252,7 +252,7 @@ class Block(nnx.Module):
     self.drop_path = drop_path
     self.drop_whole_clips = drop_whole_clips
     self.temporal = temporal
-    self.norm1 = layer_norm(dim, eps=shape.norm_eps, dtype=dtype, rngs=rngs)
+    self.norm1 = LayerNorm(dim, eps=shape.norm_eps, dtype=dtype, rngs=rngs)
     self.attention = Attention(
       dim,
       shape.heads,
@@ -262,7 +262,7 @@ class Block(nnx.Module):
       dtype=dtype,
       rngs=rngs,
     )
-    self.norm2 = layer_norm(dim, eps=shape.norm_eps, dtype=dtype, rngs=rngs)
+    self.norm2 = LayerNorm(dim, eps=shape.norm_eps, dtype=dtype, rngs=rngs)
     self.mlp = Mlp(
       dim, int(dim * mlp_ratio), init=shape.init, dtype=dtype, rngs=rngs
     )

@@ -15,7 +15,7 @@ from vidjax.checks import at_least, one_of
 from vidjax.nn.convolution import NarrowConv, pointwise
 from vidjax.nn.init import torch_init
 from vidjax.nn.intermediates import hand_out
-from vidjax.nn.layers import layer_norm, linear
+from vidjax.nn.layers import LayerNorm, linear
 from vidjax.nn.temporal import BlockShape, Grid, Temporal, Tokens
 from vidjax.ops import halo
 from vidjax.ops.interframe import SCORES, displacements, interframe_attention
@@ -281,7 +281,7 @@ class InterFrame(Temporal):
     self.attention = attention if attends else None
     self.norm = None
     if norm and attends:
-      zero_norm = layer_norm(block.dim, eps=block.norm_eps, **random)
+      zero_norm = LayerNorm(block.dim, eps=block.norm_eps, **random)
       zero_norm.scale = nnx.Param(jnp.zeros((block.dim,)))
       self.norm = nnx.data(zero_norm)
     self.conv = (

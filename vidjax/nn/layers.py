@@ -81,16 +81,26 @@ _product.defvjp(
 )
 
 
-def layer_norm(
-  dim: int, *, eps: float, dtype: DTypeLike, rngs: nnx.Rngs
-) -> nnx.LayerNorm:
+class LayerNorm(nnx.Module):
   """Layer norm over the last axis with PyTorch's arithmetic.
 
   Statistics are float32 and two-pass: the one-pass variance loses digits.
+  Flax's multiplies the scale into the inverse deviation first, which XLA writes
+  as an array of the size of x on CPUs, in both passes.
   """
-  return nnx.LayerNorm(
-    dim, epsilon=eps, dtype=dtype, use_fast_variance=False, rngs=rngs
-  )
+
+  def __init__(self, dim: int, *, eps: float, dtype: DTypeLike, rngs: nnx.Rngs):
+    ones, zeros = nnx.initializers.ones, nnx.initializers.zeros
+    self.scale = nnx.Param(ones(rngs.params(), (dim,)))
+    self.bias = nnx.Param(zeros(rngs.params(), (dim,)))
+    self.eps, self.dtype = eps, dtype
+
+  def __call__(self, x: Float[jax.Array, "*n c"]) -> Float[jax.Array, "*n c"]:
+    """Returns x with mean 0 and variance 1, scaled and shifted."""
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    y -= y.mean(-1, keepdims=True)
+    y *= lax.rsqrt(jnp.mean(y**2, -1, keepdims=True) + self.eps)
+    return (y * self.scale[...] + self.bias[...]).astype(self.dtype)
 
 
 def gelu(x: Float[jax.Array, "*s"]) -> Float[jax.Array, "*s"]:

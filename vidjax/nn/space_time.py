@@ -8,7 +8,7 @@ from jaxtyping import DTypeLike, Float
 
 from vidjax.nn.attention import Attention
 from vidjax.nn.init import zero_init
-from vidjax.nn.layers import layer_norm, linear
+from vidjax.nn.layers import LayerNorm, linear
 from vidjax.nn.temporal import BlockShape, Grid, Regrouped, Temporal, Tokens
 
 
@@ -40,7 +40,7 @@ class DividedAttention(Temporal):
 
   def __init__(self, block: BlockShape, *, dtype: DTypeLike, rngs: nnx.Rngs):
     dim = block.dim
-    self.norm = layer_norm(dim, eps=block.norm_eps, dtype=dtype, rngs=rngs)
+    self.norm = LayerNorm(dim, eps=block.norm_eps, dtype=dtype, rngs=rngs)
     self.attention = Attention(
       dim, block.heads, init=block.init, dtype=dtype, rngs=rngs
     )
