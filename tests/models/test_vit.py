@@ -177,7 +177,7 @@ def test_initial_values():
     assert np.std(values) == pytest.approx(0.1, rel=0.2)
   np.testing.assert_array_equal(model.temporal_position[...], 0)
   norms = [model.norm, model.blocks[0].norm1, model.blocks[1].norm2]
-  assert [norm.epsilon for norm in norms] == [1e-6] * 3
+  assert [norm.eps for norm in norms] == [1e-6] * 3
 
 
 def test_drop_path_grows_linearly():
