@@ -25,8 +25,8 @@ PROGRAMS = ("forward", "train step")
 # On Linux, memory is kept between two runs, in large pages. Otherwise it goes
 # back to the system after each, and longer clips pay more than their share of
 # page faults: on a shared machine up to half of their time. One arena, because
-# glibc maps what the others cannot hold whatever it is told, and XLA computes in
-# threads of its own.
+# glibc maps what the others cannot hold whatever it is told, and XLA computes
+# in threads of its own.
 _VARIABLE = "GLIBC_TUNABLES"
 _KEEP_MEMORY = (
   "glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
