@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from vidjax.nn.attention import Block
+from vidjax.nn.rngs import counted_rngs
 from vidjax.nn.temporal import Grid, Tokens
 from vidjax.ops.halo import split_frames
 
@@ -85,7 +86,7 @@ class Backbone(nnx.Module):
     """Applies a block, recomputing it in the backward pass if so chosen."""
 
     def apply(x, key):
-      inner = None if key is None else nnx.Rngs(dropout=key)
+      inner = None if key is None else counted_rngs(dropout=key)
       return block(x, grid, train=train, rngs=inner)
 
     # A key for each block: the same draws with and without recomputation.

@@ -18,6 +18,7 @@ from vidjax.models.spec import ModelSpec
 from vidjax.models.swin_models import SWIN_MODELS
 from vidjax.models.visformer_models import VISFORMER_MODELS
 from vidjax.models.vit_models import VIT_MODELS
+from vidjax.nn.rngs import counted_rngs
 
 MODELS: dict[str, ModelSpec] = {
   **VIT_MODELS,
@@ -137,7 +138,7 @@ def create_model(
   options = with_overrides(options, overrides)
   record = Registered(name, _changes(name, spec.options, options))
   model = spec.backbone(
-    **options, dtype=dtype, remat=remat, rngs=rngs or nnx.Rngs(0)
+    **options, dtype=dtype, remat=remat, rngs=rngs or counted_rngs(default=0)
   )
   setattr(model, _RECORD, record)
   return model

@@ -71,7 +71,7 @@ class Stem(nnx.Module):
       3 * frames, out, 7, stride=2, padding=3, dtype=dtype, rngs=rngs
     )
     # The kernel's fan-out counts its frames too.
-    self.conv.kernel[...] = self.conv.kernel[...] / frames**0.5
+    self.conv.kernel.set_value(self.conv.kernel[...] / frames**0.5)
     self.norm = BatchNorm(out, eps=_EPS, groups=bn_groups, dtype=dtype)
 
   def __call__(
@@ -201,7 +201,7 @@ class Bottleneck(nnx.Module):
     self.temporal = temporal
     self.conv3 = pointwise(inner, out, **random)
     self.norm3 = BatchNorm(out, **norm)
-    self.norm3.scale[...] = jnp.zeros((out,))
+    self.norm3.scale.set_value(jnp.zeros((out,)))
     self.context = Context(out, **random) if kind == "G" else None
     self.shortcut = (
       Shortcut(dim, out, stride, bn_groups=bn_groups, **random)

@@ -27,6 +27,7 @@ from vidjax.nn.init import vit_init
 from vidjax.nn.intermediates import hand_out
 from vidjax.nn.layers import dropout, gelu
 from vidjax.nn.plugs import make_plugs
+from vidjax.nn.rngs import counted_rngs
 from vidjax.nn.temporal import BlockShape, Grid, Temporal
 from vidjax.ops.position import resize_grid
 
@@ -400,7 +401,7 @@ class Visformer(Backbone):
 
     def apply(params, x, key):
       copy = merge(definition, params, running)
-      inner = None if key is None else nnx.Rngs(dropout=key)
+      inner = None if key is None else counted_rngs(dropout=key)
       y = copy(x, train=train, rngs=inner)
       # Running statistics leave as a result: a change inside of what is
       # recomputed would not be seen outside.

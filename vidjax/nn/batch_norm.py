@@ -108,14 +108,17 @@ class BatchNorm(nnx.Module):
     var = lax.stop_gradient(var).reshape(shape)
     overall = mean.mean(axis=0)
     if self.exact:
-      self.mean[...] = overall
-      self.var[...] = (var + jnp.square(mean - overall)).mean(axis=0)
+      self.mean.set_value(overall)
+      self.var.set_value((var + jnp.square(mean - overall)).mean(axis=0))
       return
     correction = count / (count - 1) if self.unbiased else 1
-    self.mean[...] += self.momentum * (overall - self.mean[...])
-    self.var[...] += self.momentum * (
-      correction * var.mean(axis=0) - self.var[...]
-    )
+    self._approach(self.mean, overall)
+    self._approach(self.var, correction * var.mean(axis=0))
+
+  def _approach(self, running: nnx.BatchStat, value: jax.Array):
+    # Not running[...] +=, which is slow to trace, as in vidjax.nn.rngs.
+    old = running.get_value()
+    running.set_value(old + self.momentum * (value - old))
 
 
 class Pooled(NamedTuple):

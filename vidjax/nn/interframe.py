@@ -72,7 +72,7 @@ class OffsetPrediction(nnx.Module):
       taps * dim, 2 * neighbours, 3, dtype=dtype, rngs=rngs
     )
     if one_of("offset_init", init, OFFSET_INITS) == "zero":
-      self.conv.kernel[...] = jnp.zeros_like(self.conv.kernel[...])
+      self.conv.kernel.set_value(jnp.zeros_like(self.conv.kernel[...]))
 
   def __call__(self, x: Maps) -> Float[jax.Array, "b s h w n 2"]:
     """Returns rows and columns for the s = t - 1 pairs of frames."""

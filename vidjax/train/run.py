@@ -13,6 +13,7 @@ from vidjax.checks import Config, one_of
 from vidjax.models.cost import multiply_adds
 from vidjax.models.registry import create_model
 from vidjax.nn.functional import split
+from vidjax.nn.rngs import counted_rngs
 from vidjax.train.init_from import start_from
 from vidjax.train.mixup import check_mixup
 from vidjax.train.optim import lr_factors, make_optimizer, micro_batch_size
@@ -102,7 +103,7 @@ def build(
   trains = jax.tree.map(lambda factor: factor > 0, factors)
 
   def initial(key: jax.Array):
-    _, params, stats = split(_create(config, nnx.Rngs(key)))
+    _, params, stats = split(_create(config, counted_rngs(default=key)))
     return params, stats
 
   init = make_init(initial, optimizer, ema=config.train.ema_decay > 0)
@@ -178,7 +179,7 @@ def _warn_of_single_clips(config: Config) -> None:
 
 def abstract_model(config: Config) -> Any:
   """Returns the configuration's model with shapes instead of arrays."""
-  return nnx.eval_shape(lambda: _create(config, nnx.Rngs(0)))
+  return nnx.eval_shape(lambda: _create(config, counted_rngs(default=0)))
 
 
 def _create(config: Config, rngs: nnx.Rngs) -> Any:

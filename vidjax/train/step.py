@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from einops import rearrange
-from flax import nnx
 
 from vidjax.checks import Config
 from vidjax.models.backbone import mean_prediction
 from vidjax.nn.batch_norm import Pooled, batch_statistics
 from vidjax.nn.functional import Tree, merge, split
+from vidjax.nn.rngs import counted_rngs
 from vidjax.ops.halo import split_frames
 from vidjax.train.inputs import erase, normalise
 from vidjax.train.label_heads import (
@@ -66,7 +66,7 @@ def make_train_step(
       )
     model = merge(definition, params, stats)
     heads = model.head_logits(
-      video, train=True, rngs=nnx.Rngs(dropout=dropout_key)
+      video, train=True, rngs=counted_rngs(dropout=dropout_key)
     )
     parts = [split_logits(logits, sizes) for logits in heads]
     wanted = split_targets(targets, sizes)
@@ -138,7 +138,7 @@ def make_statistics_step(
     key = jax.random.fold_in(jax.random.key(config.seed), number)
     mix_key, dropout_key = jax.random.split(key)
     video, _ = _prepare(config, batch, mix_key)
-    rngs = nnx.Rngs(dropout=dropout_key)
+    rngs = counted_rngs(dropout=dropout_key)
     return batch_statistics(definition, params, stats, video, rngs=rngs)
 
   return step
