@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from docs import commands, figures, hooks
+from docs import commands, figures, hooks, tpu_table
 from vidjax.nn.temporal import Temporal
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -200,3 +200,36 @@ def test_figures_are_drawn_and_there(tmp_path):
   for name in figures.FIGURES:
     assert (tmp_path / f"{name}.svg").stat().st_size > 10_000
     assert (figures.FOLDER / f"{name}.svg").exists()
+
+
+# --- the table of docs/tpu.md
+
+
+def test_rows_of_the_table_are_those_it_should_have():
+  text = tpu_table.TABLE.read_text()
+  lines = [line for line in text.splitlines() if line.startswith("| `")]
+  cells = [row.cells for row in tpu_table.rows()]
+  assert len(set(cells)) == len(cells)
+  for line in lines:
+    assert line.startswith(tuple(cells)), f"{line}: of no page, slice and batch"
+  assert len(tpu_table.missing(text)) == len(cells) - len(lines)
+  assert tpu_table.in_order(text) == text
+
+
+def test_batches_of_the_slices():
+  rows = {(row.page, row.topology): row for row in tpu_table.rows()}
+  # 96 clips in 4 parts on 16 devices are one and a half each: two.
+  assert rows["sifa_r50_k400_64", "v5e:4x4"].clips == 128
+  assert rows["xvit_k400", "v5e:16x16"].clips == 16 * 64
+  assert rows["xvit_k400", "v5e:16x16"].evaluated == 16 * 16
+  assert ("xvit_long", "v5p:2x2x4") not in rows
+  assert rows["xvit_long", "v5e:2x4"].clips == 8
+
+
+def test_a_row_without_the_largest_batch():
+  first, second, *others = tpu_table.rows()
+  text = f"{second.cells} 1 | 64 |\n{first.cells} 1 | - |\n"
+  assert tpu_table.missing(text) == others
+  assert tpu_table.missing(text, largest=True) == [first, *others]
+  assert tpu_table.missing(text, only="no such page") == []
+  assert tpu_table.in_order(text).splitlines()[0].startswith(first.cells)
