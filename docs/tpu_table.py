@@ -24,8 +24,8 @@ DTYPE = "bfloat16"
 # Devices of the slices; the first is what the batches of the pages are for.
 SLICES = {"v5e:4x4": 16, "v5e:16x16": 256, "v5p:2x2x4": 16}
 LONG_SLICE = "v5e:2x4"
-_NO_RECIPES = ("__init__", "common")
-_OTHERS = ("_recipe", "_motion")
+_NOT_PAGES = ("__init__", "common")
+_UNPUBLISHED = ("_recipe", "_motion")
 
 
 class Row(NamedTuple):
@@ -69,7 +69,7 @@ def rows() -> Iterator[Row]:
   """Yields the rows of a complete table, in its order."""
   for path in sorted((ROOT / "configs").glob("*.py")):
     page = path.stem
-    if page in _NO_RECIPES or page.endswith(_OTHERS):
+    if page in _NOT_PAGES or page.endswith(_UNPUBLISHED):
       continue
     config = importlib.import_module(f"configs.{page}").get_config()
     batch, evaluated = config.data.batch_size, config.eval.batch_size
